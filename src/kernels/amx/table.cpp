@@ -1,0 +1,54 @@
+// The AMX kernel table: int8 products of many tokens (Sapphire Rapids onwards). Everything else is AVX-512's.
+#include <cstdint>
+
+#include "kernels/amx/amx.h"
+#include "kernels/isa_tables.h"
+
+namespace mlxf::kernels {
+namespace amx {
+namespace {
+
+// Tokens from which on tiles are faster; folding sub-block scales into two planes takes more of them to pay.
+constexpr uint32_t tokens_min(uint32_t format) {
+  switch (static_cast<WeightFormat>(format)) {
+    case WeightFormat::kQ3_K:
+    case WeightFormat::kQ4_K:
+    case WeightFormat::kQ5_K:
+    case WeightFormat::kQ6_K:
+    case WeightFormat::kIQ4_XS:
+      return 32;
+    default:
+      return 16;
+  }
+}
+
+template <uint32_t FORMAT>
+void matmul_i8(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+               uint64_t y_stride, void* scratch) {
+  const auto kernel = x.tokens < tokens_min(FORMAT) ? avx512_table()->matmul_i8[FORMAT] : matmul_panels;
+  kernel(w, row_begin, row_end, x, y, y_stride, scratch);
+}
+
+constexpr uint32_t at(WeightFormat format) { return static_cast<uint32_t>(format); }
+
+template <WeightFormat... FORMATS>
+constexpr KernelTable make_table() {
+  KernelTable t{};
+  t.isa = "amx";
+  ((t.matmul_i8[at(FORMATS)] = matmul_i8<at(FORMATS)>), ...);
+  return t;
+}
+
+constexpr KernelTable kTable =
+    make_table<WeightFormat::kQ4_0, WeightFormat::kQ4_1, WeightFormat::kQ5_0, WeightFormat::kQ5_1,
+               WeightFormat::kQ8_0, WeightFormat::kQ2_K, WeightFormat::kQ3_K, WeightFormat::kQ4_K,
+               WeightFormat::kQ5_K, WeightFormat::kQ6_K, WeightFormat::kIQ4_NL, WeightFormat::kIQ4_XS,
+               WeightFormat::kMXFP4, WeightFormat::kMlxAffine, WeightFormat::kMlxMxfp4,
+               WeightFormat::kI8Row>();
+
+}  // namespace
+}  // namespace amx
+
+const KernelTable* amx_table() { return &amx::kTable; }
+
+}  // namespace mlxf::kernels

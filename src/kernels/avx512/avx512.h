@@ -1,0 +1,46 @@
+// The AVX-512 kernels' entry points, one group per file of this folder. Compiled with F, BW, VL, DQ, VNNI, BF16 and
+// VBMI: only this folder may include it. Pure functions over borrowed memory; any thread, one scratch per thread.
+// See kernels/kernel_table.h for the arithmetic that all of them follow. What is missing here runs on AVX2's kernels.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/activations.h"
+#include "kernels/kernel_table.h"
+#include "tensor/matrix.h"
+
+namespace mlxf::kernels::avx512 {
+
+// y = W x for any number of tokens: weights unpacked to panels of 16 rows, tiles of 32 rows x 6 tokens.
+void matmul_panels(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                   float* y, uint64_t y_stride, void* scratch);
+
+// y = W x for one token, on the stored layout.
+void gemv_q4_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+               void* scratch);
+void gemv_q6_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+               void* scratch);
+void gemv_q8_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+               void* scratch);
+void gemv_i8_row(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+                 void* scratch);
+void gemv_mlx4(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+               void* scratch);
+void gemv_mlx8(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+               void* scratch);
+
+// Reads x.f32.
+void matmul_f32_f32(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                    float* y, uint64_t y_stride, void* scratch);
+void matmul_f32_f16(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                    float* y, uint64_t y_stride, void* scratch);
+void matmul_f32_bf16(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                     float* y, uint64_t y_stride, void* scratch);
+// Block-quantised weights dequantised row by row, then multiplied in f32.
+void matmul_f32_decoded(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                        float* y, uint64_t y_stride, void* scratch);
+
+void attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count, void* scratch);
+void delta_rule(const DeltaRuleArgs& args);
+
+}  // namespace mlxf::kernels::avx512
