@@ -1,0 +1,122 @@
+#include "compute/thread_pool.h"
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#include "base/check.h"
+
+namespace mlxf::compute {
+namespace {
+
+// A worker between two parallel_for calls of one token waits 2-20 us while the owner does serial work: it
+// should not go to sleep for that, because waking it costs about as much. The owner waiting for the last
+// chunk gives up its core sooner, so that a worker that lost its core can continue there.
+constexpr auto kWorkerSpin = std::chrono::microseconds(40);
+constexpr auto kOwnerSpin = std::chrono::microseconds(15);
+
+void cpu_relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+template <typename Condition>
+bool spin_until(std::chrono::nanoseconds limit, const Condition& condition) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  for (;;) {
+    for (int i = 0; i < 16; ++i) {
+      if (condition()) return true;
+      cpu_relax();
+    }
+    if (std::chrono::steady_clock::now() >= deadline) return condition();
+  }
+}
+
+constexpr uint32_t kClosed = 1u << 31;
+
+}  // namespace
+
+// The state of one parallel_for. `gate` counts the workers inside it and carries kClosed while there is none;
+// a worker enters only while it is open, so the owner never waits for a worker that has not begun.
+struct ThreadPool::Shared {
+  alignas(64) std::atomic<uint32_t> epoch{
+      0};  // Grows with each parallel_for; release: publishes what follows gate.
+  alignas(64) std::atomic<uint32_t> gate{kClosed};  // Release on leaving pairs with the owner's acquire.
+  alignas(64) std::atomic<uint32_t> next{0};  // The next chunk to hand out; relaxed: gate orders the data.
+  const ChunkFn* fn = nullptr;  // Written while the gate is closed and empty, read by those inside.
+  uint32_t chunks = 0;
+  std::atomic<bool> stop{false};  // Written before epoch's last increment.
+  std::vector<std::thread> workers;
+
+  void work(uint32_t worker) {
+    const uint32_t count = chunks;
+    for (uint32_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+      (*fn)(chunk, worker);
+  }
+
+  bool enter() {
+    uint32_t seen = gate.load(std::memory_order_relaxed);
+    while ((seen & kClosed) == 0)
+      if (gate.compare_exchange_weak(seen, seen + 1, std::memory_order_acquire, std::memory_order_relaxed))
+        return true;
+    return false;
+  }
+
+  void leave() {
+    if (gate.fetch_sub(1, std::memory_order_release) == (kClosed | 1u)) gate.notify_one();
+  }
+
+  void run_worker(uint32_t worker) {
+    uint32_t seen = 0;
+    for (;;) {
+      if (!spin_until(kWorkerSpin, [&] { return epoch.load(std::memory_order_acquire) != seen; }))
+        epoch.wait(seen, std::memory_order_acquire);
+      seen = epoch.load(std::memory_order_acquire);
+      if (stop.load(std::memory_order_relaxed)) return;
+      if (!enter()) continue;
+      work(worker);
+      leave();
+    }
+  }
+};
+
+ThreadPool::ThreadPool(uint32_t threads) : threads_(threads), shared_(std::make_unique<Shared>()) {
+  CHECK(threads >= 1);
+  for (uint32_t worker = 1; worker < threads; ++worker)
+    shared_->workers.emplace_back([shared = shared_.get(), worker] { shared->run_worker(worker); });
+}
+
+ThreadPool::~ThreadPool() {
+  shared_->stop.store(true, std::memory_order_relaxed);
+  shared_->epoch.fetch_add(1, std::memory_order_release);
+  shared_->epoch.notify_all();
+  for (std::thread& worker : shared_->workers) worker.join();
+}
+
+void ThreadPool::parallel_for(uint32_t chunks, ChunkFn fn) {
+  if (chunks == 0) return;
+  if (chunks == 1 || threads_ == 1) {
+    for (uint32_t chunk = 0; chunk < chunks; ++chunk) fn(chunk, 0);
+    return;
+  }
+  Shared& s = *shared_;
+  s.fn = &fn;
+  s.chunks = chunks;
+  s.next.store(0, std::memory_order_relaxed);
+  s.gate.store(0, std::memory_order_release);
+  s.epoch.fetch_add(1, std::memory_order_release);
+  s.epoch.notify_all();
+  s.work(0);
+  s.gate.fetch_or(kClosed, std::memory_order_relaxed);
+  const auto empty = [&] { return s.gate.load(std::memory_order_acquire) == kClosed; };
+  while (!spin_until(kOwnerSpin, empty)) {
+    const uint32_t seen = s.gate.load(std::memory_order_acquire);
+    if (seen != kClosed) s.gate.wait(seen, std::memory_order_acquire);
+  }
+}
+
+}  // namespace mlxf::compute

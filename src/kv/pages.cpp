@@ -1,0 +1,103 @@
+#include "kv/pages.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace mlxf::kv {
+
+using kernels::kPagePositions;
+
+void fill_with_noise(uint16_t* page, uint64_t bytes, uint32_t& random) {
+  for (uint64_t i = 0; i < bytes / sizeof(uint16_t); ++i) {
+    random = random * 1664525u + 1013904223u;
+    // Sign and mantissa at random, magnitudes in [0.25, 0.5).
+    page[i] = static_cast<uint16_t>((random >> 16 & 0x83ffu) | 0x3400u);
+  }
+}
+
+uint64_t PageShape::bytes_max(uint32_t positions, uint32_t step, Element element) const {
+  // A layer that forgets keeps what it sees and the rollback; both ends may lie inside a page.
+  const uint32_t seen = window == 0 || chunk == 0 ? std::max(window, chunk) : std::min(window, chunk);
+  const uint64_t kept = uint64_t{seen} + kRollbackPositions + step;
+  const bool slides = seen != 0 && kept + kPagePositions < positions;
+  const uint64_t pages = slides ? pages_for(static_cast<uint32_t>(kept)) + 1 : pages_for(positions);
+  return bytes(pages * kPagePositions, element);
+}
+
+Pages::Pages(PagePool& pool, const PageShape& shape, Element element)
+    : pool_(pool), shape_(shape), element_(element) {}
+
+uint64_t Pages::key_bytes() const {
+  return uint64_t{shape_.kv_heads} * kPagePositions * shape_.key_dim * (element_ == Element::kF32 ? 4 : 2);
+}
+
+uint64_t Pages::value_bytes() const {
+  return uint64_t{shape_.kv_heads} * kPagePositions * shape_.value_dim * (element_ == Element::kF32 ? 4 : 2);
+}
+
+uint32_t Pages::first_visible(uint32_t position) const {
+  const uint32_t by_window =
+      shape_.window == 0 || position < shape_.window ? 0 : position + 1 - shape_.window;
+  return std::max(by_window, shape_.chunk == 0 ? 0 : position / shape_.chunk * shape_.chunk);
+}
+
+bool Pages::grow(uint32_t positions) {
+  while (keys_.size() < pages_for(positions)) {
+    uint16_t* key = pool_.take(key_bytes());
+    uint16_t* value = key != nullptr ? pool_.take(value_bytes()) : nullptr;
+    if (value == nullptr) {
+      if (key != nullptr) pool_.give_back(key, key_bytes());
+      return false;
+    }
+    keys_.push_back(key);
+    values_.push_back(value);
+  }
+  return true;
+}
+
+void Pages::shrink(uint32_t positions) {
+  const uint32_t pages = pages_for(positions);
+  while (keys_.size() > pages) {
+    if (keys_.back() != nullptr) {
+      pool_.give_back(keys_.back(), key_bytes());
+      pool_.give_back(values_.back(), value_bytes());
+    }
+    keys_.pop_back();
+    values_.pop_back();
+  }
+  first_page_ = std::min(first_page_, pages);
+}
+
+void Pages::advance(uint32_t length) {
+  CHECK(keys_.size() >= pages_for(length));
+  if (shape_.window == 0 && shape_.chunk == 0) return;
+  const uint32_t kept_from = first_visible(length > kRollbackPositions ? length - kRollbackPositions : 0);
+  const uint32_t end = std::min<uint32_t>(kept_from / kPagePositions, static_cast<uint32_t>(keys_.size()));
+  for (; first_page_ < end; ++first_page_) {
+    pool_.give_back(keys_[first_page_], key_bytes());
+    pool_.give_back(values_[first_page_], value_bytes());
+    keys_[first_page_] = nullptr;
+    values_[first_page_] = nullptr;
+  }
+}
+
+uint32_t Pages::truncatable(uint32_t length) const {
+  return first_visible(length) >= first_page_ * kPagePositions ? length : 0;
+}
+
+uint64_t Pages::missing_bytes(uint32_t positions) const {
+  const uint64_t pages = pages_for(positions);
+  return pages > keys_.size() ? (pages - keys_.size()) * (key_bytes() + value_bytes()) : 0;
+}
+
+uint64_t Pages::bytes() const { return (keys_.size() - first_page_) * (key_bytes() + value_bytes()); }
+
+void Pages::fill_from(uint32_t position, uint32_t& random) {
+  for (size_t page = pages_for(position); page < keys_.size(); ++page) {
+    fill_with_noise(keys_[page], key_bytes(), random);
+    fill_with_noise(values_[page], value_bytes(), random);
+  }
+}
+
+}  // namespace mlxf::kv

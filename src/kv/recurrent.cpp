@@ -1,0 +1,116 @@
+#include "kv/recurrent.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace mlxf::kv {
+
+Recurrent::Recurrent(PagePool& pool, const RecurrentShape& shape, Element) : pool_(pool), shape_(shape) {}
+
+bool Recurrent::grow(uint32_t positions) {
+  if (positions == 0 || !states_.empty()) return true;
+  while (states_.size() < RecurrentShape::kStates) {
+    uint16_t* memory = pool_.take(shape_.state_bytes());
+    if (memory == nullptr) {
+      shrink(0);
+      return false;
+    }
+    states_.push_back({memory, 0, false});
+  }
+  std::fill_n(states_[0].values(), shape_.state_floats, 0.0f);
+  states_[0].holds = true;
+  current_ = 0;
+  return true;
+}
+
+// Room does not depend on the number of positions.
+void Recurrent::shrink(uint32_t positions) {
+  if (positions > 0) return;
+  for (const State& state : states_) pool_.give_back(state.memory, shape_.state_bytes());
+  states_.clear();
+  step_count_ = 0;
+}
+
+uint32_t Recurrent::free_state() const {
+  for (uint32_t i = 0; i < states_.size(); ++i) {
+    const auto* targets_end = targets_.begin() + step_count_;
+    if (!states_[i].holds && std::find(targets_.begin(), targets_end, i) == targets_end) return i;
+  }
+  CHECK(false);
+  return 0;
+}
+
+std::span<const Recurrent::Step> Recurrent::begin(uint32_t end) {
+  const uint32_t length = states_[current_].position;
+  CHECK(end > length);
+  // The borders worth keeping once `end` is reached; position 0 needs no state.
+  const uint32_t last = (end - 1) / kStateBlock * kStateBlock;
+  const uint32_t before = last >= kStateBlock ? last - kStateBlock : 0;
+  for (uint32_t i = 0; i < states_.size(); ++i)
+    if (i != current_ && states_[i].position != last && states_[i].position != before)
+      states_[i].holds = false;
+  step_count_ = 0;
+  const float* from = states_[current_].values();
+  for (const uint32_t stop : {before, last, end}) {
+    if (stop <= length) continue;
+    const uint32_t target = free_state();
+    steps_[step_count_] = {stop, from, states_[target].values()};
+    targets_[step_count_++] = target;
+    from = states_[target].values();
+  }
+  return {steps_.data(), step_count_};
+}
+
+void Recurrent::advance(uint32_t length) {
+  if (filled_) {
+    states_[current_].position = length;
+    filled_ = false;
+    return;
+  }
+  CHECK(step_count_ > 0 && steps_[step_count_ - 1].end == length);
+  const uint32_t old = states_[current_].position;
+  if (old == 0 || old % kStateBlock != 0) states_[current_].holds = false;
+  for (uint32_t i = 0; i < step_count_; ++i) {
+    states_[targets_[i]].position = steps_[i].end;
+    states_[targets_[i]].holds = true;
+  }
+  current_ = targets_[step_count_ - 1];
+  step_count_ = 0;
+}
+
+uint32_t Recurrent::truncatable(uint32_t length) const {
+  uint32_t best = 0;
+  for (const State& state : states_)
+    if (state.holds && state.position <= length) best = std::max(best, state.position);
+  return best;
+}
+
+void Recurrent::truncate(uint32_t length) {
+  if (length == 0) return shrink(0);
+  step_count_ = 0;
+  for (uint32_t i = 0; i < states_.size(); ++i) {
+    if (states_[i].holds && states_[i].position == length) current_ = i;
+    states_[i].holds = states_[i].holds && states_[i].position <= length;
+  }
+  CHECK(states_[current_].holds && states_[current_].position == length);
+}
+
+uint64_t Recurrent::missing_bytes(uint32_t positions) const {
+  return positions > 0 && states_.empty() ? RecurrentShape::kStates * shape_.state_bytes() : 0;
+}
+
+uint64_t Recurrent::bytes() const { return states_.size() * shape_.state_bytes(); }
+
+void Recurrent::fill_from(uint32_t, uint32_t& random) {
+  for (State& state : states_) state.holds = false;
+  State& current = states_[current_];
+  for (uint64_t i = 0; i < shape_.state_floats; ++i) {
+    random = random * 1664525u + 1013904223u;
+    current.values()[i] = (static_cast<float>(random >> 8) * 0x1p-24f - 0.5f) * 0.1f;
+  }
+  current.holds = true;
+  filled_ = true;
+}
+
+}  // namespace mlxf::kv

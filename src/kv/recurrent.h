@@ -1,0 +1,90 @@
+// Recurrent: one layer's recurrent state of one sequence: a fixed number of floats, whatever the length.
+//
+// The state after the last position, and what it was at the last two borders (multiples of kStateBlock) before that, so
+// that truncate() can go back there: a state cannot be undone, only be kept. A pass reads states and writes others, and
+// advance() makes the written ones valid: until then, and when a pass fails, everything is as it was, except that older
+// borders may have been forgotten. What the floats mean is the block's business (model/blocks). Zero before position 0.
+// Owned by its Sequence; one thread (the engine's). Sizes are in bytes.
+//
+// Invariants: (1) with room, the current state holds and its position is the sequence's length; (2) states that hold
+// have different positions, none beyond the current one's.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/kernel_table.h"
+#include "kv/page_pool.h"
+#include "kv/pages.h"
+
+namespace mlxf::kv {
+
+inline constexpr uint32_t kStateBlock = kernels::kPagePositions;
+inline constexpr uint32_t kKeptBorders = 2;
+
+struct RecurrentShape {
+  uint64_t state_floats = 0;
+
+  // The current state, the one that a pass writes, and the borders'.
+  static constexpr uint32_t kStates = 2 + kKeptBorders;
+  [[nodiscard]] uint64_t state_bytes() const { return state_floats * sizeof(float); }
+  // What `positions` of a sequence take. States are f32 whatever pages hold.
+  [[nodiscard]] uint64_t bytes(uint64_t positions, Element) const {
+    return positions == 0 ? 0 : kStates * state_bytes();
+  }
+  // The same: nothing more is held on the way.
+  [[nodiscard]] uint64_t bytes_max(uint32_t positions, uint32_t, Element element) const {
+    return bytes(positions, element);
+  }
+};
+
+class Recurrent {
+ public:
+  // `pool` outlives this.
+  Recurrent(PagePool& pool, const RecurrentShape& shape, Element);
+  ~Recurrent() { shrink(0); }
+  Recurrent(Recurrent&&) noexcept = default;
+  Recurrent& operator=(Recurrent&&) = delete;
+
+  // The functions that every kind of cache has; see Pages and Sequence.
+  [[nodiscard]] bool grow(uint32_t positions);
+  void shrink(uint32_t positions);
+  void advance(uint32_t length);
+  [[nodiscard]] uint32_t truncatable(uint32_t length) const;
+  void truncate(uint32_t length);
+  [[nodiscard]] uint64_t missing_bytes(uint32_t positions) const;
+  [[nodiscard]] uint64_t bytes() const;
+  void fill_from(uint32_t position, uint32_t& random);
+
+  // A part of a pass: from the state `from` at the end of the part before it, over the positions up to `end`, to `to`.
+  struct Step {
+    uint32_t end = 0;
+    const float* from = nullptr;
+    float* to = nullptr;
+  };
+  // The parts of a pass over the positions from the length up to `end`; they stay valid until advance(end).
+  // REQUIRES: room for `end` > length.
+  [[nodiscard]] std::span<const Step> begin(uint32_t end);
+
+ private:
+  struct State {
+    uint16_t* memory = nullptr;
+    uint32_t position = 0;
+    bool holds = false;
+    [[nodiscard]] float* values() const { return reinterpret_cast<float*>(memory); }
+  };
+  [[nodiscard]] uint32_t free_state() const;
+
+  PagePool& pool_;
+  const RecurrentShape shape_;
+  std::vector<State> states_;  // Empty without room, else kStates.
+  uint32_t current_ = 0;
+  bool filled_ = false;  // The current state is that of any length: see fill_from().
+  std::array<Step, 1 + kKeptBorders> steps_{};
+  std::array<uint32_t, 1 + kKeptBorders> targets_{};  // Indices of the states that the steps write.
+  uint32_t step_count_ = 0;
+};
+
+}  // namespace mlxf::kv

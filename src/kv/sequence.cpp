@@ -1,0 +1,119 @@
+#include "kv/sequence.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/check.h"
+
+namespace mlxf::kv {
+namespace {
+
+using Cache = std::variant<Pages, LatentPages, Recurrent, NoCache>;
+
+Cache make_cache(PagePool& pool, const PageShape& shape, Element element) {
+  return Pages(pool, shape, element);
+}
+Cache make_cache(PagePool& pool, const RecurrentShape& shape, Element element) {
+  return Recurrent(pool, shape, element);
+}
+
+Cache make_cache(PagePool& pool, const LatentShape& shape, Element element) {
+  return LatentPages(pool, shape, element);
+}
+
+Cache make_cache(PagePool&, const NoShape&, Element) { return NoCache{}; }
+
+}  // namespace
+
+Sequence::Sequence(PagePool& pool, std::span<const LayerShape> layers, uint32_t context_max, Element element)
+    : context_max_(context_max), element_(element) {
+  layers_.reserve(layers.size());
+  for (const LayerShape& layer : layers)
+    layers_.push_back(std::visit([&](const auto& shape) { return make_cache(pool, shape, element); }, layer));
+}
+
+Status Sequence::reserve(uint32_t tokens) {
+  if (tokens > context_max_ - length_)
+    return fail(ErrorCode::kInvalidArgument, "the context of " + std::to_string(context_max_) +
+                                                 " tokens holds " + std::to_string(length_) +
+                                                 " and has no room for " + std::to_string(tokens) + " more");
+  for (auto& layer : layers_) {
+    if (std::visit([&](auto& cache) { return cache.grow(length_ + tokens); }, layer)) continue;
+    for (auto& grown : layers_) std::visit([&](auto& cache) { cache.shrink(length_); }, grown);
+    return fail(ErrorCode::kOutOfBudget,
+                "no memory for the keys and values of " + std::to_string(tokens) + " more tokens");
+  }
+  return {};
+}
+
+uint64_t Sequence::missing_bytes(uint32_t tokens) const {
+  const uint32_t positions = length_ + std::min(tokens, context_max_ - length_);
+  uint64_t total = 0;
+  for (const auto& layer : layers_)
+    total += std::visit([&](const auto& cache) { return cache.missing_bytes(positions); }, layer);
+  return total;
+}
+
+void Sequence::advance(uint32_t tokens) {
+  length_ += tokens;
+  CHECK(length_ <= context_max_);
+  for (auto& layer : layers_) std::visit([&](auto& cache) { cache.advance(length_); }, layer);
+}
+
+uint32_t Sequence::truncatable(uint32_t length) const {
+  uint32_t longest = std::min(length, length_);
+  // A layer that goes back further than the ones before it makes them look again.
+  for (bool agreed = false; !agreed;) {
+    agreed = true;
+    for (const auto& layer : layers_) {
+      const uint32_t own = std::visit([&](const auto& cache) { return cache.truncatable(longest); }, layer);
+      agreed = agreed && own == longest;
+      longest = own;
+    }
+  }
+  return longest;
+}
+
+Status Sequence::truncate(uint32_t length) {
+  if (length > length_)
+    return fail(ErrorCode::kInvalidArgument, "cannot truncate a sequence of " + std::to_string(length_) +
+                                                 " tokens to " + std::to_string(length));
+  if (truncatable(length) != length)
+    return fail(ErrorCode::kInvalidArgument,
+                "a sliding window, a chunk or a recurrent state has forgotten what position " +
+                    std::to_string(length) + " would see; the sequence can go back to " +
+                    std::to_string(truncatable(length)));
+  length_ = length;
+  for (auto& layer : layers_) std::visit([&](auto& cache) { cache.truncate(length); }, layer);
+  return {};
+}
+
+Status Sequence::fill(uint32_t positions) {
+  uint32_t random = 12345;
+  while (positions > 0) {
+    // In steps, so that sliding layers never hold more than a step beyond their window.
+    const uint32_t step = std::min(positions, 8 * kernels::kPagePositions);
+    RETURN_IF_ERROR(reserve(step));
+    for (auto& layer : layers_) std::visit([&](auto& cache) { cache.fill_from(length_, random); }, layer);
+    advance(step);
+    positions -= step;
+  }
+  return {};
+}
+
+uint64_t Sequence::bytes() const {
+  uint64_t total = 0;
+  for (const auto& layer : layers_)
+    total += std::visit([](const auto& cache) { return cache.bytes(); }, layer);
+  return total;
+}
+
+uint64_t Sequence::bytes_max(std::span<const LayerShape> layers, Element element, uint32_t positions,
+                             uint32_t chunk) {
+  uint64_t total = 0;
+  for (const LayerShape& layer : layers)
+    total += std::visit([&](const auto& shape) { return shape.bytes_max(positions, chunk, element); }, layer);
+  return total;
+}
+
+}  // namespace mlxf::kv

@@ -1,0 +1,76 @@
+// Sequence: what one conversation keeps per layer, for all positions that later tokens may attend to.
+//
+// Each layer has a cache of the kind that its LayerShape names; a kind is a class with the functions of Pages that the
+// sequence calls. Layers that forget keep enough for truncate() to go back kRollbackPositions at any time: sliding ones
+// to any length, recurrent ones to a multiple of kStateBlock.
+// Owned by the caller of Model::make_sequence, destroyed before the model; one thread (the engine's).
+// Invariants: (1) each layer has room for the reserved positions; (2) length() <= context_max().
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <variant>
+#include <vector>
+
+#include "base/result.h"
+#include "kv/latent_pages.h"
+#include "kv/no_cache.h"
+#include "kv/page_pool.h"
+#include "kv/pages.h"
+#include "kv/recurrent.h"
+
+namespace mlxf::kv {
+
+// The shape of one layer's cache.
+using LayerShape = std::variant<PageShape, LatentShape, RecurrentShape, NoShape>;
+
+class Sequence {
+ public:
+  Sequence(PagePool& pool, std::span<const LayerShape> layers, uint32_t context_max,
+           Element element = Element::kF16);
+  Sequence(const Sequence&) = delete;
+  Sequence& operator=(const Sequence&) = delete;
+
+  [[nodiscard]] uint32_t length() const { return length_; }
+  [[nodiscard]] uint32_t context_max() const { return context_max_; }
+  [[nodiscard]] Element element() const { return element_; }
+
+  // Makes room for `tokens` positions after length(). kInvalidArgument beyond context_max, kOutOfBudget without
+  // memory; then nothing has changed.
+  [[nodiscard]] Status reserve(uint32_t tokens);
+  // What reserve() would take from the pool: bytes of pages.
+  [[nodiscard]] uint64_t missing_bytes(uint32_t tokens) const;
+  // The reserved positions up to length() + tokens have been written in every layer.
+  void advance(uint32_t tokens);
+  // The longest length up to `length` that truncate() can go back to; from there the caller's tokens must be computed
+  // again. 0 is always one.
+  [[nodiscard]] uint32_t truncatable(uint32_t length) const;
+  // Forgets the positions from `length` on. kInvalidArgument when a layer no longer has what the token at `length`
+  // would see, or when length() is shorter.
+  [[nodiscard]] Status truncate(uint32_t length);
+  // Appends `positions` of pseudo-random contents: a benchmark's long context without its prefill.
+  [[nodiscard]] Status fill(uint32_t positions);
+
+  // REQUIRES: the layer has a PageShape.
+  [[nodiscard]] Pages& pages(uint32_t layer) { return *std::get_if<Pages>(&layers_[layer]); }
+  // REQUIRES: the layer has a LatentShape.
+  [[nodiscard]] LatentPages& latents(uint32_t layer) { return *std::get_if<LatentPages>(&layers_[layer]); }
+
+  // REQUIRES: the layer has a RecurrentShape.
+  [[nodiscard]] Recurrent& recurrent(uint32_t layer) { return *std::get_if<Recurrent>(&layers_[layer]); }
+
+  // Bytes of pages and states held.
+  [[nodiscard]] uint64_t bytes() const;
+  // The most bytes that a sequence of such layers ever holds until it has `positions`, given at most `chunk` tokens at
+  // a time.
+  [[nodiscard]] static uint64_t bytes_max(std::span<const LayerShape> layers, Element element,
+                                          uint32_t positions, uint32_t chunk);
+
+ private:
+  const uint32_t context_max_;
+  const Element element_;
+  std::vector<std::variant<Pages, LatentPages, Recurrent, NoCache>> layers_;
+  uint32_t length_ = 0;
+};
+
+}  // namespace mlxf::kv
