@@ -1,0 +1,58 @@
+// ResidentWeights: tensors read into anonymous huge-page memory, whole, and kept.
+//
+// Filled once while loading (add_… calls, then load), immutable afterwards: any thread may read it. The views
+// point into memory owned here. Reading is split over several threads; every byte is read once and copied
+// nowhere.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "formats/manifest.h"
+#include "tensor/matrix.h"
+#include "weights/stored_matrix.h"
+
+namespace mlxf::weights {
+
+class ResidentWeights {
+ public:
+  struct Options {
+    bool int8_rows = false;  // Quantise 16- and 32-bit matrices to kI8Row while loading (--activations int8).
+    // Not 0: nothing is read. The matrices are zeros in an arena of so many bytes, around and around, or of the largest
+    // matrix: for measuring how fast a model computes.
+    uint64_t blank_bytes = 0;
+    uint32_t threads = 1;
+    std::function<void(uint64_t bytes_done, uint64_t bytes_total)> progress;  // Called on the loading thread.
+  };
+  explicit ResidentWeights(const formats::ModelManifest& manifest);
+  ~ResidentWeights();
+  ResidentWeights(ResidentWeights&&) noexcept;
+
+  // Declares a matrix to be loaded; the handle gives its view once load() has returned. The same name twice
+  // gives the same handle (tied embeddings).
+  [[nodiscard]] Result<uint32_t> add_matrix(const std::string& name);
+  // Keeps the matrix in its stored form whatever `int8_rows` says (embedding tables read by row, routers).
+  [[nodiscard]] Result<uint32_t> add_matrix_as_stored(const std::string& name);
+  // [rows, cols] of a tensor stored as [cols, rows], for each of `slices` leading slices (experts stored [in,
+  // out]).
+  [[nodiscard]] Result<uint32_t> add_transposed(const std::string& name);
+
+  // Small tensors (norms, biases, sinks) as f32, read immediately. Any float type; GGUF block types too.
+  [[nodiscard]] Result<std::vector<float>> read_f32(const std::string& name) const;
+  [[nodiscard]] bool has(const std::string& name) const;  // A tensor or matrix of that name is in the files.
+
+  [[nodiscard]] Status load(const Options& options);
+
+  [[nodiscard]] const MatrixView& matrix(uint32_t handle) const;
+  [[nodiscard]] uint64_t bytes() const;  // Anonymous memory held.
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace mlxf::weights

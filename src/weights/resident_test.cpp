@@ -1,0 +1,108 @@
+#include "weights/resident.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+
+#include "formats/safetensors_reader.h"
+#include "kernels/kernel_table.h"
+
+namespace mlxf::weights {
+namespace {
+
+std::string oracle(const std::string& name) { return MLXF_SOURCE_DIR "/tests/data/oracles/" + name; }
+
+std::vector<float> decode(const MatrixView& w) {
+  std::vector<float> values(uint64_t{w.rows} * w.cols);
+  for (uint32_t row = 0; row < w.rows; ++row)
+    kernels::reference_kernels().decode[static_cast<uint32_t>(w.format)](w, row, 0, w.cols,
+                                                                         &values[uint64_t{row} * w.cols]);
+  return values;
+}
+
+TEST(ResidentWeights, HoldsWhatTheFileHolds) {
+  const auto manifest = formats::open_model(oracle("llama"));
+  ASSERT_TRUE(manifest) << manifest.error().message;
+  for (const uint32_t threads : {1u, 3u}) {
+    ResidentWeights weights(*manifest);
+    const auto q = weights.add_matrix("model.layers.0.self_attn.q_proj");
+    const auto again = weights.add_matrix("model.layers.0.self_attn.q_proj");
+    const auto down = weights.add_matrix("model.layers.3.mlp.down_proj");
+    ASSERT_TRUE(q && again && down);
+    EXPECT_EQ(*q, *again);
+    ResidentWeights::Options options;
+    options.threads = threads;
+    uint64_t last = 0;
+    options.progress = [&](uint64_t done, uint64_t total) {
+      EXPECT_LE(done, total);
+      last = done;
+    };
+    ASSERT_TRUE(weights.load(options));
+    EXPECT_EQ(last, 64u * 64 * 2 + 64 * 128 * 2);
+    const auto expected = formats::load_tensor_f32(oracle("llama") + "/model.safetensors",
+                                                   "model.layers.3.mlp.down_proj.weight");
+    ASSERT_TRUE(expected);
+    EXPECT_EQ(weights.matrix(*down).cols, 128u);
+    EXPECT_EQ(decode(weights.matrix(*down)), expected->values);
+  }
+}
+
+TEST(ResidentWeights, Int8RowsAreWithinHalfAStep) {
+  const auto manifest = formats::open_model(oracle("llama"));
+  ASSERT_TRUE(manifest);
+  ResidentWeights weights(*manifest);
+  const auto handle = weights.add_matrix("model.layers.1.mlp.up_proj");
+  const auto kept = weights.add_matrix_as_stored("model.embed_tokens");
+  ASSERT_TRUE(handle && kept);
+  ResidentWeights::Options options;
+  options.int8_rows = true;
+  ASSERT_TRUE(weights.load(options));
+  EXPECT_EQ(weights.matrix(*kept).format, WeightFormat::kBF16);
+  ASSERT_EQ(weights.matrix(*handle).format, WeightFormat::kI8Row);
+  const auto expected =
+      formats::load_tensor_f32(oracle("llama") + "/model.safetensors", "model.layers.1.mlp.up_proj.weight");
+  ASSERT_TRUE(expected);
+  const auto got = decode(weights.matrix(*handle));
+  for (size_t group = 0; group < got.size(); group += 32) {
+    float largest = 0;
+    for (size_t i = group; i < group + 32; ++i) largest = std::max(largest, std::fabs(expected->values[i]));
+    for (size_t i = group; i < group + 32; ++i)
+      EXPECT_LE(std::fabs(got[i] - expected->values[i]), largest / 254 * 1.001f);
+  }
+}
+
+TEST(ResidentWeights, NamesWhatIsMissing) {
+  const auto manifest = formats::open_model(oracle("llama"));
+  ASSERT_TRUE(manifest);
+  ResidentWeights weights(*manifest);
+  const auto missing = weights.add_matrix("model.layers.9.mlp.up_proj");
+  ASSERT_FALSE(missing);
+  EXPECT_NE(missing.error().message.find("model.layers.9.mlp.up_proj"), std::string::npos);
+  EXPECT_EQ(missing.error().code, ErrorCode::kNotFound);
+}
+
+TEST(ResidentWeights, AFileThatShrankAfterOpeningIsAnErrorThatNamesTheTensor) {
+  const std::string folder = testing::TempDir() + "shrunk-" + std::to_string(getpid());
+  std::filesystem::copy(oracle("llama"), folder);
+  const auto manifest = formats::open_model(folder);
+  ASSERT_TRUE(manifest);
+  std::filesystem::permissions(folder + "/model.safetensors", std::filesystem::perms::owner_write,
+                               std::filesystem::perm_options::add);
+  std::filesystem::resize_file(folder + "/model.safetensors", manifest->file_bytes[0] - 4096);
+  ResidentWeights weights(*manifest);
+  for (const auto& tensor : manifest->tensors)
+    if (tensor.shape.size() == 2) {
+      ASSERT_TRUE(weights.add_matrix(tensor.name.substr(0, tensor.name.size() - 7)));
+    }
+  const auto status = weights.load({});
+  std::filesystem::remove_all(folder);
+  ASSERT_FALSE(status);
+  EXPECT_NE(status.error().message.find("while reading tensor"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace mlxf::weights
