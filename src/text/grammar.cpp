@@ -1,0 +1,101 @@
+#include "text/grammar.h"
+
+#include "base/json.h"
+#include "text/bridge.h"
+
+namespace mlxf::text {
+
+struct GrammarCompiler::Shared {
+  GrammarsHandle handle;
+};
+
+struct Grammar::Compiled {
+  GrammarHandle handle;
+};
+
+struct GrammarMatcher::State {
+  MatcherHandle handle;
+  bool may_end = false;
+  bool must_end = false;
+};
+
+GrammarText any_json_object() { return {GrammarText::Kind::kJsonSchema, R"({"type":"object"})"}; }
+
+GrammarText one_of(std::span<const std::string> choices) {
+  std::string lark = "start: ";
+  for (size_t i = 0; i < choices.size(); ++i) {
+    if (i != 0) lark += " | ";
+    lark += dump_json(choices[i]);
+  }
+  return {GrammarText::Kind::kLark, std::move(lark)};
+}
+
+GrammarMatcher::GrammarMatcher(std::unique_ptr<State> state) : state_(std::move(state)) {}
+GrammarMatcher::GrammarMatcher(GrammarMatcher&&) noexcept = default;
+GrammarMatcher& GrammarMatcher::operator=(GrammarMatcher&&) noexcept = default;
+GrammarMatcher::~GrammarMatcher() = default;
+
+Result<std::span<const uint32_t>> GrammarMatcher::allowed() {
+  const uint32_t* words = nullptr;
+  size_t count = 0;
+  int32_t may_end = 0;
+  BridgeBytes error;
+  const int32_t code = mlxf_matcher_allowed(state_->handle.get(), &words, &count, &may_end, error.out());
+  if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
+  state_->may_end = may_end != 0;
+  return std::span(words, count);
+}
+
+bool GrammarMatcher::may_end() const { return state_->may_end; }
+
+Status GrammarMatcher::accept(TokenId token) {
+  int32_t must_end = 0;
+  BridgeBytes error;
+  const int32_t code =
+      mlxf_matcher_accept(state_->handle.get(), static_cast<uint32_t>(token), &must_end, error.out());
+  if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
+  state_->must_end = must_end != 0;
+  return {};
+}
+
+bool GrammarMatcher::must_end() const { return state_->must_end; }
+
+Result<GrammarMatcher> Grammar::start() const {
+  mlxf_matcher* handle = nullptr;
+  BridgeBytes error;
+  const int32_t code = mlxf_matcher_create(compiled_->handle.get(), &handle, error.out());
+  if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
+  auto state = std::make_unique<GrammarMatcher::State>();
+  state->handle.reset(handle);
+  return GrammarMatcher(std::move(state));
+}
+
+Result<GrammarCompiler> GrammarCompiler::create(const Tokenizer& tokenizer) {
+  const std::span<const TokenId> end_tokens = tokenizer.end_of_generation();
+  const std::vector<uint32_t> ends(end_tokens.begin(), end_tokens.end());
+  mlxf_grammars* handle = nullptr;
+  BridgeBytes error;
+  const int32_t code =
+      mlxf_grammars_create(tokenizer.handle(), ends.data(), ends.size(), &handle, error.out());
+  if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
+  auto shared = std::make_shared<Shared>();
+  shared->handle.reset(handle);
+  return GrammarCompiler(std::move(shared));
+}
+
+Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
+  int32_t kind = MLXF_GRAMMAR_JSON_SCHEMA;
+  if (grammar.kind == GrammarText::Kind::kRegex) kind = MLXF_GRAMMAR_REGEX;
+  if (grammar.kind == GrammarText::Kind::kLark) kind = MLXF_GRAMMAR_LARK;
+  if (grammar.kind == GrammarText::Kind::kComposed) kind = MLXF_GRAMMAR_COMPOSED;
+  mlxf_grammar* handle = nullptr;
+  BridgeBytes error;
+  const int32_t code = mlxf_grammar_compile(shared_->handle.get(), kind, as_bytes(grammar.text),
+                                            grammar.text.size(), &handle, error.out());
+  if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
+  auto compiled = std::make_shared<Grammar::Compiled>();
+  compiled->handle.reset(handle);
+  return Grammar(std::move(compiled));
+}
+
+}  // namespace mlxf::text
