@@ -1,0 +1,97 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "platform/process.h"
+
+namespace mlxf::engine {
+namespace {
+
+// The governor wants to be asked once a second at least, and reacts within one.
+constexpr std::chrono::milliseconds kReadEvery(250);
+
+}  // namespace
+
+Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const EngineOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  std::unique_ptr<Engine> engine(new Engine());
+  ASSIGN_OR_RETURN(engine->manifest_, formats::open_model(path));
+  if (options.with_tokenizer) {
+    ASSIGN_OR_RETURN(engine->tokenizer_, text::load_tokenizer(engine->manifest_));
+    if (options.with_grammars) {
+      ASSIGN_OR_RETURN(engine->grammars_, text::GrammarCompiler::create(*engine->tokenizer_));
+    }
+  }
+  engine->pool_ = std::make_unique<compute::ThreadPool>(options.threads != 0 ? options.threads
+                                                                             : platform::usable_processors());
+  compute::Cpu::Options cpu_options;
+  cpu_options.arithmetic =
+      options.activations == Activations::kF32 ? compute::Arithmetic::kF32 : compute::Arithmetic::kInt8;
+  engine->cpu_ = std::make_unique<compute::Cpu>(kernels::select_kernels(), *engine->pool_, cpu_options);
+  model::LoadOptions load;
+  load.int8_rows = options.activations == Activations::kInt8;
+  load.bf16_rope_frequencies = options.bf16_rope_frequencies;
+  load.progress = options.progress;
+  if (options.memory_budget != 0) {
+    ASSIGN_OR_RETURN(engine->storage_, storage::open_storage(options.storage));
+    load.memory.budget_bytes = options.memory_budget;
+    load.memory.storage = engine->storage_.get();
+    load.memory.context_tokens = options.context_tokens;
+    load.memory.sequences = options.sequences;
+    load.memory.policy = options.policy;
+    load.memory.look_ahead = options.look_ahead;
+    load.memory.guess = options.guess_experts;
+  }
+  engine->held_before_weights_ = platform::own_memory_bytes();
+  ASSIGN_OR_RETURN(engine->model_, model::Model::load(engine->manifest_, *engine->cpu_, load));
+  if (const weights::RecordCache* cache = engine->model_->expert_cache()) {
+    memory::GovernorOptions governor;
+    governor.budget_bytes = options.memory_budget;
+    governor.floor_bytes = weights::RecordCache::floor_bytes(cache->records(), false);
+    governor.chunk_bytes = cache->chunk_bytes();
+    engine->governor_.emplace(governor);
+    engine->reserved_bytes_ = options.memory_budget - std::min(options.memory_budget, cache->bytes());
+    ASSIGN_OR_RETURN(engine->memory_source_, platform::MemorySource::open(options.system_root));
+  }
+  engine->clock_ =
+      options.clock ? options.clock : [] { return std::chrono::steady_clock::now().time_since_epoch(); };
+  if (engine->model_->streams())
+    engine->drive_care_.emplace(
+        *engine->storage_, platform::DriveTemperature::find(engine->manifest_.files[0], options.system_root));
+  engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return engine;
+}
+
+void Engine::spare_drive() {
+  if (drive_care_) drive_care_->look(clock_());
+}
+
+std::optional<double> Engine::drive_celsius() const {
+  return drive_care_ ? drive_care_->celsius() : std::nullopt;
+}
+
+void Engine::adapt_memory() {
+  if (!governor_) return;
+  const std::chrono::nanoseconds now = clock_();
+  if (now - read_at_ < kReadEvery) return;
+  read_at_ = now;
+  const auto reading = memory_source_->read();
+  if (!reading) return;  // The budget holds all the same.
+  weights::RecordCache& cache = *model_->weight_cache();
+  const uint64_t held = platform::own_memory_bytes(), touched = cache.touched_bytes();
+  const uint64_t others = std::max(reserved_bytes_, held - std::min(held, touched));
+  const memory::Decision decision = governor_->decide(*reading, {touched, others}, now);
+  switch (decision.cause) {
+    case memory::Decision::Cause::kHold:
+    case memory::Decision::Cause::kStart:
+      return;
+    case memory::Decision::Cause::kCalm:
+    case memory::Decision::Cause::kCeiling:
+    case memory::Decision::Cause::kLow:
+    case memory::Decision::Cause::kStalls:
+      cache.set_bytes(decision.slot_bytes);
+  }
+}
+
+}  // namespace mlxf::engine
