@@ -1,0 +1,25 @@
+// Tools: what a request says of the functions that its answer may call.
+//
+// Pure translation; any thread. Whether a model's form of calls can be held to what is asked is known once the model is
+// there.
+#pragma once
+
+#include <string>
+
+#include "api/call.h"
+#include "api/errors.h"
+#include "api/fields.h"
+
+namespace mlxf::api {
+
+// Reads tools, tool_choice and what goes with them into `call` and, for the template, `render`.
+void read_tools(Fields& fields, Protocol protocol, Call& call, text::RenderOptions& render);
+// The same of OpenAI's responses, whose definitions are flat. Tools other than functions, which run on servers
+// elsewhere or belong to a client that can do without, are left out with a warning.
+void read_response_tools(Fields& fields, Call& call, text::RenderOptions& render);
+
+// Puts the members of the tools' definitions into the order in which the request's `body` has them: parsed requests
+// are sorted, but models were taught on definitions as people write them.
+void keep_tool_order(const std::string& body, Protocol protocol, Call& call);
+
+}  // namespace mlxf::api
