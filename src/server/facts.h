@@ -1,0 +1,32 @@
+// What the server tells about itself as JSON: the same facts for /status, /v1/models and MCP's tools.
+//
+// Pure functions of the model host and the system; any thread. Sizes named _gb are GiB, others bytes.
+#pragma once
+
+#include <string>
+
+#include "base/json.h"
+#include "engine/scheduler.h"
+#include "platform/memory_info.h"
+#include "server/model_host.h"
+
+namespace mlxf::server {
+
+// What the system says now; zeros where it does not.
+[[nodiscard]] platform::MemoryReading read_memory();
+// 0 normal, 1 warning, 2 critical: by what macOS says, or by how long programs waited for memory lately.
+[[nodiscard]] int pressure_level(const platform::MemoryReading& reading);
+[[nodiscard]] double used_ratio(const platform::MemoryReading& reading);  // 1 - available / total.
+
+// Zeros while no model is loaded.
+[[nodiscard]] engine::SchedulerStatus scheduler_status(const ModelHost& host);
+// "ok", "loading", "failed" (the model could not be loaded) or "degraded" (its last pass failed).
+[[nodiscard]] std::string health_word(const ModelHost& host);
+
+[[nodiscard]] Json memory_facts(const platform::MemoryReading& reading);
+// Model, health, machine, memory; of a loaded model its scheduler and, where its weights are streamed, what that costs.
+[[nodiscard]] Json status_facts(const ModelHost& host);
+// The model in /v1/models' form. `created`: seconds since 1970.
+[[nodiscard]] Json model_facts(const ModelHost& host, int64_t created);
+
+}  // namespace mlxf::server
