@@ -3,16 +3,19 @@
 #include <sys/resource.h>
 
 #if defined(__linux__)
+#include <fcntl.h>
 #include <sched.h>
+#include <unistd.h>
 #endif
 #if defined(__GLIBC__)
 #include <malloc.h>
 #endif
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <csignal>
-#include <cstdio>
-#include <cstring>
+#include <string_view>
 #include <thread>
 
 namespace mlxf::platform {
@@ -56,18 +59,23 @@ void ignore_broken_pipes() { std::signal(SIGPIPE, SIG_IGN); }
 
 uint64_t own_memory_bytes() {
 #if defined(__linux__)
-  std::FILE* status = std::fopen("/proc/self/status", "r");
-  if (status == nullptr) return 0;
+  // Read without stdio: this runs between tokens, where nothing takes memory.
+  const int status = ::open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+  if (status < 0) return 0;
+  std::array<char, 4096> buffer;
+  const ssize_t length = ::read(status, buffer.data(), buffer.size());
+  ::close(status);
+  const std::string_view text(buffer.data(), static_cast<size_t>(std::max<ssize_t>(length, 0)));
   uint64_t kib = 0;
-  char line[256];
-  while (std::fgets(line, sizeof line, status) != nullptr)
-    for (const char* field : {"RssAnon:", "RssShmem:", "VmSwap:"}) {
-      unsigned long long value = 0;
-      const size_t length = std::strlen(field);
-      if (std::strncmp(line, field, length) == 0 && std::sscanf(line + length, "%llu", &value) == 1)
-        kib += value;
-    }
-  std::fclose(status);
+  for (const std::string_view field : {"\nRssAnon:", "\nRssShmem:", "\nVmSwap:"}) {
+    const size_t at = text.find(field);
+    if (at == std::string_view::npos) continue;
+    const size_t digits = text.find_first_of("0123456789", at);
+    uint64_t value = 0;
+    if (digits != std::string_view::npos &&
+        std::from_chars(text.data() + digits, text.data() + text.size(), value).ec == std::errc())
+      kib += value;
+  }
   return kib * 1024;
 #else
   return 0;

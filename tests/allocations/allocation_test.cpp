@@ -141,7 +141,8 @@ std::unique_ptr<Engine> open(const std::string& path, uint64_t budget, bool toke
   options.memory_budget = budget;
   options.context_tokens = 512;
   options.with_tokenizer = tokenizer;
-  options.clock = [] { return std::chrono::nanoseconds(1); };  // The budget is not revised meanwhile.
+  // A second passes between tokens, so that the system's memory is looked at after each.
+  options.clock = [now = std::chrono::nanoseconds(1)]() mutable { return now += std::chrono::seconds(1); };
   auto engine = Engine::open(path, options);
   EXPECT_TRUE(engine) << (engine ? "" : engine.error().message);
   return engine ? std::move(*engine) : nullptr;
