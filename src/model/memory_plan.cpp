@@ -15,12 +15,21 @@ constexpr uint64_t kScratchPart = 12;
 // Resident weights end somewhere in a huge page.
 constexpr uint64_t kArenaRounding = uint64_t{2} << 20;
 
+// What is held at most on the way to that many positions, in the pages in which it grows.
+uint64_t cache_bytes_max(const ModelSpec& spec, kv::Element element, uint32_t positions, uint32_t chunk) {
+  std::vector<kv::LayerShape> shapes;
+  shapes.reserve(spec.layers.size());
+  for (const LayerSpec& layer : spec.layers)
+    shapes.push_back(std::visit([](const auto& mixer) { return cache_shape(mixer); }, layer.mixer));
+  return kv::Sequence::bytes_max(shapes, element, positions, chunk);
+}
+
 MemoryPlan with_chunk(const ModelSpec& spec, const MemoryRequest& request, uint32_t chunk) {
   MemoryPlan plan;
   plan.chunk_tokens = chunk;
   plan.held_bytes = request.held_bytes;
-  plan.kv_bytes = cache_bytes(spec, request.element, request.context_tokens) +
-                  (request.sequences - 1) * cache_bytes(spec, request.element, 1);
+  plan.kv_bytes = cache_bytes_max(spec, request.element, request.context_tokens, chunk) +
+                  (request.sequences - 1) * cache_bytes_max(spec, request.element, 1, chunk);
   plan.scratch_bytes = Forward::scratch_bytes(spec, chunk, request.threads);
   plan.other_bytes = unseen_bytes(spec, request.sequences) + kArenaRounding;
   return plan;

@@ -18,8 +18,10 @@ double seconds(Clock::duration duration) { return std::chrono::duration<double>(
 
 QueueOptions completed(QueueOptions options) {
   options.depth = std::max(1U, options.depth);
-  if (options.lookahead_depth == 0) options.lookahead_depth = std::max(1U, options.depth / 4);
+  if (options.lookahead_depth == 0) options.lookahead_depth = options.depth;
   options.lookahead_depth = std::min(options.lookahead_depth, options.depth);
+  if (options.guess_depth == 0) options.guess_depth = std::max(1U, options.depth / 4);
+  options.guess_depth = std::min(options.guess_depth, options.lookahead_depth);
   options.requests_max = std::max(1U, options.requests_max);
   options.piece_bytes =
       std::max<uint64_t>(1, (options.piece_bytes + Storage::kAlign - 1) / Storage::kAlign) * Storage::kAlign;
@@ -264,9 +266,10 @@ void Storage::complete_if_over(uint32_t slot) {
 
 uint32_t Storage::next_to_begin() {
   if (demand_.first != kNone) return demand_.first;
-  if (lookahead_in_flight_ >= options_.lookahead_depth) return kNone;
-  if (lookahead_.first != kNone) return lookahead_.first;
-  return stats_.in_flight == lookahead_in_flight_ ? guesses_.first : kNone;
+  if (lookahead_.first != kNone)
+    return lookahead_in_flight_ < options_.lookahead_depth ? lookahead_.first : kNone;
+  const bool idle = stats_.in_flight == lookahead_in_flight_ && lookahead_in_flight_ < options_.guess_depth;
+  return idle ? guesses_.first : kNone;
 }
 
 void Storage::pump() {

@@ -18,8 +18,9 @@
 //
 // Order. Requests are cut into pieces of `piece_bytes`, and at most `depth` pieces are at the device: one large read
 // fills the queue by itself. Demand goes before look-ahead, and look-ahead before guesses, each first come, first
-// served; both together never take more than `lookahead_depth` of the depth, so that a demand never queues behind much,
-// and a guess begins only while no demand is at the device. Equal reads are not joined.
+// served. Look-ahead is surely needed, so it may fill the queue (`lookahead_depth`). A guess begins only while no demand
+// is at the device and less than `guess_depth` else, so that a demand never queues behind much. Equal reads are not
+// joined.
 //
 // Threads. One owner thread at a time; no callbacks, and io_uring has no thread of its own: completed reads are taken
 // up, and waiting ones begun, inside submit, advance, poll and wait. A thread that computes for long calls advance().
@@ -96,7 +97,8 @@ struct StorageStats {
 
 struct QueueOptions {
   uint32_t depth = 16;                       // Pieces at the device at a time.
-  uint32_t lookahead_depth = 0;              // Of them look-ahead at most; 0: a quarter, at least 1.
+  uint32_t lookahead_depth = 0;              // Of them look-ahead at most; 0: all.
+  uint32_t guess_depth = 0;                  // Of them guesses at most; 0: a quarter, at least 1.
   uint64_t piece_bytes = uint64_t{1} << 20;  // Rounded up to kAlign.
   uint32_t requests_max = 4096;              // Unclaimed tickets at a time.
   platform::DirectFile::Access access = platform::DirectFile::Access::kDirect;
