@@ -113,6 +113,7 @@ Status Model::State::load_within(const formats::ModelManifest& manifest, compute
     left_out = {residency.stream_experts, residency.per_layer_by_row, residency.embedding_by_row,
                 residency.resident_layers};
   }
+  load_options.drop_cached = residency.streams();
   ASSIGN_OR_RETURN(weights, bind_weights(manifest, spec, load_options, left_out));
   if (!residency.streams()) {
     kv_allowance = UINT64_MAX;

@@ -9,6 +9,7 @@
 #include "base/check.h"
 #include "base/mutex.h"
 #include "kernels/kernel_table.h"
+#include "platform/direct_file.h"
 #include "platform/file.h"
 #include "platform/huge_memory.h"
 #include "tensor/float16.h"
@@ -57,7 +58,7 @@ struct ResidentWeights::State {
   Result<uint32_t> add(const std::string& name, Form form);
   uint64_t place(Entry& entry, bool int8_rows, uint8_t* memory, uint64_t offset) const;
   void plan_pieces(uint32_t index, std::vector<Piece>& pieces) const;
-  Status read_piece(const Piece& piece, const std::vector<platform::File>& files,
+  Status read_piece(const Piece& piece, const std::vector<platform::File>& files, bool drop_cached,
                     std::vector<uint8_t>& buffer) const;
   Status read_pieces(const std::vector<Piece>& pieces, const Options& options) const;
   Status make_blank(const Options& options);
@@ -123,7 +124,7 @@ void ResidentWeights::State::plan_pieces(uint32_t index, std::vector<Piece>& pie
 }
 
 Status ResidentWeights::State::read_piece(const Piece& piece, const std::vector<platform::File>& files,
-                                          std::vector<uint8_t>& buffer) const {
+                                          bool drop_cached, std::vector<uint8_t>& buffer) const {
   const Entry& entry = entries[piece.entry];
   const MatrixView& stored = entry.stored.layout;
   const bool converted = entry.form == Form::kTransposed || entry.view.format != stored.format;
@@ -132,10 +133,12 @@ Status ResidentWeights::State::read_piece(const Piece& piece, const std::vector<
     buffer.resize(piece.bytes);
     target = buffer.data();
   }
-  const auto status =
-      files[piece.tensor->file].read_exact(piece.tensor->offset + piece.source, {target, piece.bytes});
+  const platform::File& file = files[piece.tensor->file];
+  const uint64_t offset = piece.tensor->offset + piece.source;
+  const auto status = file.read_exact(offset, {target, piece.bytes});
   if (!status)
     return tl::unexpected<Error>(status.error().within("while reading tensor " + piece.tensor->name));
+  if (drop_cached) platform::drop_cached(file.descriptor(), offset, piece.bytes);
   if (entry.form == Form::kTransposed) {
     transpose(buffer.data(), entry.view.cols, stored.cols, stored.row_bytes / stored.cols, piece.target);
   } else if (converted) {
@@ -163,7 +166,7 @@ Status ResidentWeights::State::read_pieces(const std::vector<Piece>& pieces, con
   const auto work = [&](bool reports) {
     std::vector<uint8_t> buffer;
     for (size_t i; !failed.load(std::memory_order_relaxed) && (i = next.fetch_add(1)) < pieces.size();) {
-      const Status status = read_piece(pieces[i], files, buffer);
+      const Status status = read_piece(pieces[i], files, options.drop_cached, buffer);
       if (!status) {
         MutexLock lock(mutex);
         if (!failed.exchange(true)) first_error = status.error();
@@ -177,6 +180,9 @@ Status ResidentWeights::State::read_pieces(const std::vector<Piece>& pieces, con
   for (uint32_t t = 1; t < options.threads; ++t) threads.emplace_back(work, false);
   work(true);
   for (std::thread& thread : threads) thread.join();
+  // The headers, what was read ahead, and blocks that two pieces share.
+  if (options.drop_cached)
+    for (const platform::File& file : files) platform::drop_cached(file.descriptor(), 0, file.size());
   if (failed.load()) return tl::unexpected<Error>(first_error);
   if (options.progress) options.progress(total, total);
   return {};

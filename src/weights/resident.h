@@ -25,6 +25,9 @@ class ResidentWeights {
     // Not 0: nothing is read. The matrices are zeros in an arena of so many bytes, around and around, or of the largest
     // matrix: for measuring how fast a model computes.
     uint64_t blank_bytes = 0;
+    // Leaves nothing of the files in the page cache: for models larger than memory, where what it holds is taken from
+    // the slots.
+    bool drop_cached = false;
     uint32_t threads = 1;
     std::function<void(uint64_t bytes_done, uint64_t bytes_total)> progress;  // Called on the loading thread.
   };

@@ -1,8 +1,11 @@
 #include "weights/resident.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -49,6 +52,44 @@ TEST(ResidentWeights, HoldsWhatTheFileHolds) {
     EXPECT_EQ(weights.matrix(*down).cols, 128u);
     EXPECT_EQ(decode(weights.matrix(*down)), expected->values);
   }
+}
+
+// Pages of the file in the page cache.
+size_t cached_pages(const std::string& path) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const size_t bytes = std::filesystem::file_size(path);
+  void* map = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file, 0);
+  ::close(file);
+  EXPECT_NE(map, MAP_FAILED);
+  std::vector<unsigned char> pages((bytes + 4095) / 4096);
+  EXPECT_EQ(::mincore(map, bytes, pages.data()), 0);
+  ::munmap(map, bytes);
+  return static_cast<size_t>(std::count_if(pages.begin(), pages.end(), [](auto page) { return page & 1; }));
+}
+
+TEST(ResidentWeights, LeavesNothingInThePageCacheIfAsked) {
+  const std::string folder = testing::TempDir() + "/resident-" + std::to_string(::getpid());
+  std::filesystem::copy(oracle("llama"), folder, std::filesystem::copy_options::recursive);
+  const std::string path = folder + "/model.safetensors";
+  const int file = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(::fsync(file), 0);  // Written pages stay until they are on the disk.
+  ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(file);
+  if (cached_pages(path) != 0) GTEST_SKIP() << "a file system that is its own page cache";
+  for (const bool drop : {false, true}) {
+    const auto manifest = formats::open_model(folder);
+    ASSERT_TRUE(manifest) << manifest.error().message;
+    ResidentWeights weights(*manifest);
+    const auto down = weights.add_matrix("model.layers.3.mlp.down_proj");
+    ASSERT_TRUE(down);
+    ASSERT_TRUE(weights.read_f32("model.norm.weight"));
+    ResidentWeights::Options options;
+    options.drop_cached = drop;
+    options.threads = 2;
+    ASSERT_TRUE(weights.load(options));
+    EXPECT_EQ(cached_pages(path) == 0, drop);
+  }
+  std::filesystem::remove_all(folder);
 }
 
 TEST(ResidentWeights, Int8RowsAreWithinHalfAStep) {
