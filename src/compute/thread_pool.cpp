@@ -52,10 +52,12 @@ struct ThreadPool::Shared {
   std::atomic<bool> stop{false};  // Written before epoch's last increment.
   std::vector<std::thread> workers;
 
-  void work(uint32_t worker) {
+  void work(uint32_t worker, const std::function<void()>& between = nullptr) {
     const uint32_t count = chunks;
-    for (uint32_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < count;)
+    for (uint32_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
       (*fn)(chunk, worker);
+      if (between) between();
+    }
   }
 
   bool enter() {
@@ -100,7 +102,10 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::parallel_for(uint32_t chunks, ChunkFn fn) {
   if (chunks == 0) return;
   if (chunks == 1 || threads_ == 1) {
-    for (uint32_t chunk = 0; chunk < chunks; ++chunk) fn(chunk, 0);
+    for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
+      fn(chunk, 0);
+      if (between_) between_();
+    }
     return;
   }
   Shared& s = *shared_;
@@ -110,7 +115,7 @@ void ThreadPool::parallel_for(uint32_t chunks, ChunkFn fn) {
   s.gate.store(0, std::memory_order_release);
   s.epoch.fetch_add(1, std::memory_order_release);
   s.epoch.notify_all();
-  s.work(0);
+  s.work(0, between_);
   s.gate.fetch_or(kClosed, std::memory_order_relaxed);
   const auto empty = [&] { return s.gate.load(std::memory_order_acquire) == kClosed; };
   while (!spin_until(kOwnerSpin, empty)) {

@@ -8,7 +8,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <utility>
 
 namespace mlxf::compute {
 
@@ -38,12 +40,17 @@ class ThreadPool {
   // Calls fn(chunk, worker) once for every chunk < chunks, in any order, and returns when all are done.
   void parallel_for(uint32_t chunks, ChunkFn fn);
 
+  // Called by the owner after each of its own chunks, some thousand times a second: whoever keeps a disk busy while
+  // this computes looks after it here. It must not call parallel_for. Null: nothing. By the owner, between calls.
+  void set_between(std::function<void()> between) { between_ = std::move(between); }
+
   [[nodiscard]] uint32_t threads() const { return threads_; }
 
  private:
   struct Shared;
   const uint32_t threads_;
   std::unique_ptr<Shared> shared_;
+  std::function<void()> between_;
 };
 
 }  // namespace mlxf::compute

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <thread>
 #include <vector>
 
 namespace mlxf::compute {
@@ -43,6 +44,27 @@ TEST(ThreadPool, SleepingWorkersWakeUp) {
     pool.parallel_for(100, [&](uint32_t chunk, uint32_t) { sum.fetch_add(chunk); });
     EXPECT_EQ(sum.load(), 4950u);
   }
+}
+
+TEST(ThreadPool, TheOwnerLooksAfterOtherThingsBetweenItsChunks) {
+  for (const uint32_t threads : {1u, 3u})
+    for (const uint32_t chunks : {1u, 1000u}) {
+      ThreadPool pool(threads);
+      const auto owner = std::this_thread::get_id();
+      uint32_t calls = 0, own_chunks = 0;
+      pool.set_between([&] {
+        EXPECT_EQ(std::this_thread::get_id(), owner);
+        EXPECT_EQ(++calls, own_chunks);
+      });
+      pool.parallel_for(chunks, [&](uint32_t, uint32_t worker) {
+        if (worker == 0) ++own_chunks;
+      });
+      EXPECT_EQ(calls, own_chunks);
+      EXPECT_TRUE(threads > 1 || calls == chunks);
+      pool.set_between(nullptr);
+      pool.parallel_for(chunks, [](uint32_t, uint32_t) {});
+      EXPECT_EQ(calls, own_chunks);
+    }
 }
 
 TEST(ThreadPool, ManyPoolsComeAndGo) {

@@ -304,7 +304,14 @@ Result<std::unique_ptr<WeightStream>> WeightStream::make(const ModelManifest& ma
   if (!options.residency.streams_records()) return stream;
   ASSIGN_OR_RETURN(stream->cache_,
                    weights::RecordCache::make(storage, files, std::move(records), cache_options));
+  stream->pool_ = options.pool;
+  if (stream->pool_ != nullptr)
+    stream->pool_->set_between([cache = stream->cache_.get()] { cache->advance(); });
   return stream;
+}
+
+WeightStream::~WeightStream() {
+  if (pool_ != nullptr) pool_->set_between(nullptr);
 }
 
 tl::unexpected<Error> WeightStream::named(const Error& error) const {

@@ -81,14 +81,18 @@ class WeightStream {
     bool look_ahead = true;  // Reads ahead what is certain to be needed,
     bool guess = false;      // and experts that may be, while the disk is idle.
     weights::Rows rows =
-        weights::Rows::kAsStored;         // kInt8: 16- and 32-bit matrices become int8 in their slots,
-    compute::ThreadPool* pool = nullptr;  // on this.
+        weights::Rows::kAsStored;  // kInt8: 16- and 32-bit matrices become int8 in their slots,
+    compute::ThreadPool* pool =
+        nullptr;  // on this. The disk is kept busy between its chunks, see set_between().
   };
-  // `storage` outlives this.
+  // `storage` and the pool outlive this.
   [[nodiscard]] static Result<std::unique_ptr<WeightStream>> make(const formats::ModelManifest& manifest,
                                                                   const ModelSpec& spec,
                                                                   storage::Storage& storage,
                                                                   const Options& options);
+  ~WeightStream();
+  WeightStream(const WeightStream&) = delete;
+  WeightStream& operator=(const WeightStream&) = delete;
 
   [[nodiscard]] bool has_experts(uint32_t layer) const { return first_expert_[layer] != kNone; }
   [[nodiscard]] bool has_layer(uint32_t layer) const { return layer >= first_layer_; }
@@ -129,7 +133,6 @@ class WeightStream {
   [[nodiscard]] double embedding_stall() const;
   // Seconds that each layer has waited for its weights.
   [[nodiscard]] std::span<const double> layer_stalls() const { return layer_stalls_; }
-  void advance() { cache_->advance(); }
 
  private:
   static constexpr uint32_t kNone = UINT32_MAX;
@@ -140,6 +143,7 @@ class WeightStream {
   [[nodiscard]] tl::unexpected<Error> named(const Error& error) const;
 
   storage::Storage* storage_ = nullptr;
+  compute::ThreadPool* pool_ = nullptr;  // Null: it does not look after the disk.
   std::vector<storage::FileId> files_;
   std::unique_ptr<weights::RecordCache> cache_;
   std::unique_ptr<weights::RowReader> per_layer_;

@@ -18,9 +18,9 @@
 //
 // Order. Requests are cut into pieces of `piece_bytes`, and at most `depth` pieces are at the device: one large read
 // fills the queue by itself. Demand goes before look-ahead, and look-ahead before guesses, each first come, first
-// served. Look-ahead is surely needed, so it may fill the queue (`lookahead_depth`). A guess begins only while no demand
-// is at the device and less than `guess_depth` else, so that a demand never queues behind much. Equal reads are not
-// joined.
+// served. Look-ahead is surely needed, so it may fill the queue (`lookahead_depth`). A guess begins only while no
+// demand is at the device and less than `guess_depth` else, so that a demand never queues behind much. Equal reads are
+// not joined.
 //
 // Threads. One owner thread at a time; no callbacks, and io_uring has no thread of its own: completed reads are taken
 // up, and waiting ones begun, inside submit, advance, poll and wait. A thread that computes for long calls advance().

@@ -103,7 +103,7 @@ class RecordCache {
   [[nodiscard]] std::span<const uint32_t> uses() const { return uses_; }
   // The record whose read failed, after an error of begin() or next().
   [[nodiscard]] uint32_t failed_record() const { return failed_record_; }
-  // Lets the storage go on; call now and then while computing.
+  // Lets the storage go on: takes up what is read and begins what waits. Call often while computing.
   void advance() { storage_.advance(); }
 
   // Changes the arena's size at a border between passes, by whole chunks and to two slots of each size at least.

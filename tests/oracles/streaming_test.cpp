@@ -301,6 +301,27 @@ TEST(Streaming, BelowTheFloorNamesWhatWorks) {
   }
 }
 
+// Reading goes on while layers are computed that need nothing of it: more pieces than fit the queue are read by
+// computing alone.
+TEST(Streaming, ComputingKeepsTheDiskBusy) {
+  storage::FaultyStorage faulty({}, {.depth = 1, .piece_bytes = storage::Storage::kAlign});
+  const std::string folder = oracle("gemma3");
+  const model::WeightSizes sizes = sizes_of(folder, kGranule);
+  Loaded streamed(folder, 1,
+                  {.storage = &faulty.storage(), .weight_bytes = sizes.floor(), .granule_bytes = kGranule});
+  ASSERT_NE(streamed.model, nullptr);
+  ASSERT_GT(streamed.model->streamed_layer_bytes(), 0u);
+  const auto sequence = streamed.model->make_sequence(64);
+  std::vector<float> logits(streamed.model->spec().vocab);
+  const TokenId id = 5;
+  const model::Chunk chunk{sequence.get(), {&id, 1}, false};
+  ASSERT_TRUE(streamed.model->forward({&chunk, 1}, logits.data()));
+  // The layers that the next token begins with are being read.
+  const size_t begun = faulty.started().size();
+  streamed.pool.parallel_for(2, [](uint32_t, uint32_t) {});
+  EXPECT_GT(faulty.started().size(), begun);
+}
+
 // A context that outgrows the room kept for it takes the cache's; when that is at its least, the next token is refused,
 // nothing has changed, and a shorter context goes on.
 TEST(Streaming, KeysAndValuesTakeTheirRoomFromTheCache) {

@@ -84,7 +84,6 @@ Status Moe::stream_experts(const Layer& layer, const Work& work, const float* x)
   RETURN_IF_ERROR(stream_->begin_experts(layer.index, router_.chosen()));
   if (reads_asked) reads_asked(layer.index);
   compute_shared(layer, work, x);
-  stream_->advance();
   // Many tokens choose nearly all experts, in the next layer too.
   const bool expects = router_.chosen().size() * 4 >= work.spec.experts.size() * 3;
   while (true) {
@@ -95,7 +94,6 @@ Status Moe::stream_experts(const Layer& layer, const Work& work, const float* x)
     for (const WeightStream::ReadyExpert& e : ready)
       batch_.push_back({e.expert, &e.matrices[0], &e.matrices[1], &e.matrices[2]});
     compute_experts(batch_, work);
-    stream_->advance();
   }
 }
 
