@@ -292,27 +292,6 @@ void GgufPlanner::add_mixture() {
   if (moe->shared) add("expert_shared_feed_forward_length", moe->shared->width);
 }
 
-// Llama 3.1's rule divides each frequency by a number of its own.
-std::vector<float> llama3_divisors(const model::RopeSpec& rope) {
-  std::vector<float> divisors(rope.dims / 2);
-  const double longest = double{rope.original_positions} / rope.low_frequency_factor;
-  const double shortest = double{rope.original_positions} / rope.high_frequency_factor;
-  for (uint32_t i = 0; i < rope.dims / 2; ++i) {
-    const double frequency = std::pow(double{rope.base}, -2.0 * i / rope.dims);
-    const double wavelength = 2.0 * M_PI / frequency;
-    if (wavelength < shortest) {
-      divisors[i] = 1.0f;
-    } else if (wavelength > longest) {
-      divisors[i] = rope.factor;
-    } else {
-      const double smooth = (rope.original_positions / wavelength - rope.low_frequency_factor) /
-                            (double{rope.high_frequency_factor} - rope.low_frequency_factor);
-      divisors[i] = static_cast<float>(1.0 / ((1.0 - smooth) / rope.factor + smooth));
-    }
-  }
-  return divisors;
-}
-
 Status GgufPlanner::add_rope() {
   const model::RopeSpec& rope = spec_.ropes[0];
   add("rope.freq_base", rope.base);
@@ -363,12 +342,7 @@ Status GgufPlanner::add_scaling(const model::RopeSpec& rope) {
 
 DType GgufPlanner::type_of(const FoundName& found, const SourceTensor& tensor, const GgufModel& shape) const {
   if (found.is_bias || tensor.rows() == 1) return DType::kF32;
-  DType type = gguf_type(mix_, found.role, found.layer, shape);
-  // llama.cpp's own choices where rows are not whole blocks of 256.
-  if (tensor.cols() % traits(type).block_elements != 0)
-    type = type == DType::kQ4_K ? DType::kQ5_0 : DType::kQ8_0;
-  if (tensor.cols() % traits(type).block_elements != 0) type = DType::kF16;
-  return type;
+  return fitting_type(gguf_type(mix_, found.role, found.layer, shape), tensor.cols());
 }
 
 Status GgufPlanner::add_tensors() {
@@ -398,6 +372,26 @@ Status GgufPlanner::add_tensors() {
 }
 
 }  // namespace
+
+std::vector<float> llama3_divisors(const model::RopeSpec& rope) {
+  std::vector<float> divisors(rope.dims / 2);
+  const double longest = double{rope.original_positions} / rope.low_frequency_factor;
+  const double shortest = double{rope.original_positions} / rope.high_frequency_factor;
+  for (uint32_t i = 0; i < rope.dims / 2; ++i) {
+    const double frequency = std::pow(double{rope.base}, -2.0 * i / rope.dims);
+    const double wavelength = 2.0 * M_PI / frequency;
+    if (wavelength < shortest) {
+      divisors[i] = 1.0f;
+    } else if (wavelength > longest) {
+      divisors[i] = rope.factor;
+    } else {
+      const double smooth = (rope.original_positions / wavelength - rope.low_frequency_factor) /
+                            (double{rope.high_frequency_factor} - rope.low_frequency_factor);
+      divisors[i] = static_cast<float>(1.0 / ((1.0 - smooth) / rope.factor + smooth));
+    }
+  }
+  return divisors;
+}
 
 uint64_t interleaved_row(uint64_t row, uint64_t rows, uint32_t heads) {
   const uint64_t head_dim = rows / heads;

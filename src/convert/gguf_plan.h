@@ -15,6 +15,7 @@
 #include "convert/source_model.h"
 #include "convert/tensor_role.h"
 #include "formats/gguf_writer.h"
+#include "model/spec/rope.h"
 
 namespace mlxf::convert {
 
@@ -37,6 +38,9 @@ struct GgufPlan {
 };
 
 [[nodiscard]] Result<GgufPlan> plan_gguf(const SourceModel& model, GgufMix mix);
+
+// Llama 3.1's rule divides each frequency of a rope by a number of its own: what rope_freqs holds.
+[[nodiscard]] std::vector<float> llama3_divisors(const model::RopeSpec& rope);
 
 // Where row `row` of the source goes when `heads` heads are interleaved. REQUIRES: rows a multiple of 2 * heads.
 [[nodiscard]] uint64_t interleaved_row(uint64_t row, uint64_t rows, uint32_t heads);

@@ -66,6 +66,10 @@ BlockScales block_scales(const RandomRows& rows) {
       deviation = deviation_below(16);
       positive_mean = 3.5;
       break;
+    case DType::kQ5_0:
+      deviation = deviation_below(32);
+      positive_mean = 7.5;
+      break;
     case DType::kQ8_0:
       deviation = deviation_below(256);
       positive_mean = 63.5;
@@ -109,6 +113,13 @@ void fix_block(DType dtype, uint8_t* block, const BlockScales& scales, bool posi
       }
       break;
     }
+    case DType::kQ5_0: {
+      // As Q4_0, with codes offset by 16 whose upper bits are bytes 2 to 5.
+      const uint16_t sign = !positive && (block[1] & 1) != 0 ? 0x8000 : 0;
+      put_u16(block, table.scale[block[0]] | sign);
+      if (positive) std::memset(block + 2, 0xff, 4);
+      break;
+    }
     case DType::kQ8_0:
       put_u16(block, table.scale[block[0]]);
       for (int i = 2; i < 34; ++i) {
@@ -128,6 +139,40 @@ void fix_block(DType dtype, uint8_t* block, const BlockScales& scales, bool posi
     default:
       fix_k_header(block, table, positive);
       break;
+  }
+}
+
+// MXFP4: an exponent, then codes of a sign and one of eight magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6. Scales are powers of
+// two, so that blocks take one of two neighbours in the proportion that gives the wanted variance or mean.
+void fix_mxfp4(const RandomRows& rows, std::span<uint8_t> out) {
+  constexpr double kMeanSquare = 68.5 / 8;
+  constexpr double kMeanMagnitude = 18.0 / 8;
+  constexpr int kBias = 127;
+  struct Exponent {
+    int low = 0;
+    double upper_share = 0.0;
+  };
+  const auto exponent_of = [](double scale, double power) {
+    Exponent exponent;
+    exponent.low = static_cast<int>(std::floor(std::log2(scale)));
+    const double ratio = std::pow(scale / std::ldexp(1.0, exponent.low), power);
+    exponent.upper_share = (ratio - 1.0) / (std::pow(2.0, power) - 1.0);
+    return exponent;
+  };
+  const Exponent usual = exponent_of(rows.sigma / std::sqrt(kMeanSquare), 2.0);
+  const Exponent positive =
+      rows.positive_cols > 0 ? exponent_of(rows.positive_mean / kMeanMagnitude, 1.0) : Exponent{};
+  const DTypeTraits& type = traits(DType::kMXFP4);
+  const uint64_t row_blocks = rows.cols / type.block_elements;
+  const uint64_t positive_blocks = rows.positive_cols / type.block_elements;
+  for (uint64_t i = 0; i < out.size() / type.block_bytes; ++i) {
+    uint8_t* block = out.data() + i * type.block_bytes;
+    const bool is_positive = i % row_blocks < positive_blocks;
+    const Exponent& exponent = is_positive ? positive : usual;
+    const int upper = (block[0] + 0.5) / 256.0 < exponent.upper_share ? 1 : 0;
+    block[0] = static_cast<uint8_t>(std::clamp(exponent.low + upper + kBias, 1, 254));
+    if (is_positive)
+      for (uint32_t byte = 1; byte < type.block_bytes; ++byte) block[byte] &= 0x77;
   }
 }
 
@@ -202,10 +247,12 @@ bool has_random_form(DType dtype) {
     case DType::kF16:
     case DType::kBF16:
     case DType::kQ4_0:
+    case DType::kQ5_0:
     case DType::kQ8_0:
     case DType::kQ4_K:
     case DType::kQ5_K:
     case DType::kQ6_K:
+    case DType::kMXFP4:
       return true;
     default:
       return false;
@@ -225,6 +272,7 @@ void fill_rows(const RandomRows& rows, RandomBytes& random, std::span<uint8_t> o
     });
   }
   random.fill(out);
+  if (rows.dtype == DType::kMXFP4) return fix_mxfp4(rows, out);
   const DTypeTraits& type = traits(rows.dtype);
   const BlockScales scales = block_scales(rows);
   const uint64_t row_blocks = rows.cols / type.block_elements;

@@ -1,10 +1,15 @@
 #include "convert/shapes.h"
 
+#include <algorithm>
+
 namespace mlxf::convert {
 
 namespace {
 
-// From the published config.json of each model.
+// From the published config.json of each model, by its name on the hub. Of the newer ones also checked: the defaults of
+// transformers 5.17's configuration classes (which are those of DeepSeek-V3, Qwen3-Next-80B-A3B, Qwen3.5-35B-A3B,
+// gpt-oss-120b, GLM-4.5-Air and Llama-4-Scout-17B-16E) and slime's model scripts (Qwen3-Next, Qwen3.5, GLM-4.5-Air,
+// gemma-4-26B-A4B).
 const std::vector<ModelShape> kShapes = {
     {.name = "qwen3-30b-a3b",
      .title = "Synthetic Qwen3 30B A3B",
@@ -81,20 +86,226 @@ const std::vector<ModelShape> kShapes = {
      .rope_base = 1e6f,
      .norm_eps = 1e-5f,
      .vocabulary = VocabularyKind::kSmall},
+    // deepseek-ai/DeepSeek-V3; the layer that predicts a further token is left out.
+    {.name = "deepseek-v3",
+     .title = "Synthetic DeepSeek V3",
+     .family = ShapeFamily::kDeepseekV3,
+     .layers = 61,
+     .width = 7168,
+     .ffn_width = 2048,
+     .dense_ffn_width = 18432,
+     .heads = 128,
+     .kv_heads = 1,
+     .experts = 256,
+     .experts_used = 8,
+     .context = 163840,
+     .rope_base = 1e4f,
+     .norm_eps = 1e-6f,
+     .vocabulary = VocabularyKind::kDeepseekV3,
+     .dense_layers = 3,
+     .shared_width = 2048,
+     .expert_groups = 8,
+     .expert_groups_used = 4,
+     .routed_scale = 2.5f,
+     .latent = {.query_rank = 1536, .rank = 512, .nope_dim = 128, .rope_dim = 64, .value_dim = 128}},
+    // Qwen/Qwen3-Next-80B-A3B-Instruct, likewise.
+    {.name = "qwen3-next-80b-a3b",
+     .title = "Synthetic Qwen3 Next 80B A3B",
+     .family = ShapeFamily::kQwen3Next,
+     .layers = 48,
+     .width = 2048,
+     .ffn_width = 512,
+     .dense_ffn_width = 5120,
+     .heads = 16,
+     .kv_heads = 2,
+     .head_dim = 256,
+     .experts = 512,
+     .experts_used = 10,
+     .context = 262144,
+     .rope_base = 1e7f,
+     .norm_eps = 1e-6f,
+     .vocabulary = VocabularyKind::kQwen,
+     .shared_width = 512,
+     .full_interval = 4,
+     .rope_dims = 64,
+     .delta = {.key_heads = 16, .value_heads = 32, .head_dim = 128, .taps = 4}},
+    // Qwen/Qwen3.5-35B-A3B: the text model, likewise.
+    {.name = "qwen3.5-35b-a3b",
+     .title = "Synthetic Qwen3.5 35B A3B",
+     .family = ShapeFamily::kQwen35Moe,
+     .layers = 40,
+     .width = 2048,
+     .ffn_width = 512,
+     .dense_ffn_width = 512,
+     .heads = 16,
+     .kv_heads = 2,
+     .head_dim = 256,
+     .experts = 256,
+     .experts_used = 8,
+     .context = 262144,
+     .rope_base = 1e7f,
+     .norm_eps = 1e-6f,
+     .vocabulary = VocabularyKind::kQwen35,
+     .shared_width = 512,
+     .full_interval = 4,
+     .rope_dims = 64,
+     .delta = {.key_heads = 16, .value_heads = 32, .head_dim = 128, .taps = 4}},
+    // openai/gpt-oss-120b and -20b.
+    {.name = "gpt-oss-120b",
+     .title = "Synthetic gpt-oss 120B",
+     .family = ShapeFamily::kGptOss,
+     .layers = 36,
+     .width = 2880,
+     .ffn_width = 2880,
+     .dense_ffn_width = 2880,
+     .heads = 64,
+     .kv_heads = 8,
+     .head_dim = 64,
+     .experts = 128,
+     .experts_used = 4,
+     .context = 131072,
+     .rope_base = 150000.0f,
+     .norm_eps = 1e-5f,
+     .vocabulary = VocabularyKind::kGptOss,
+     .full_interval = 2,
+     .window = 128},
+    {.name = "gpt-oss-20b",
+     .title = "Synthetic gpt-oss 20B",
+     .family = ShapeFamily::kGptOss,
+     .layers = 24,
+     .width = 2880,
+     .ffn_width = 2880,
+     .dense_ffn_width = 2880,
+     .heads = 64,
+     .kv_heads = 8,
+     .head_dim = 64,
+     .experts = 32,
+     .experts_used = 4,
+     .context = 131072,
+     .rope_base = 150000.0f,
+     .norm_eps = 1e-5f,
+     .vocabulary = VocabularyKind::kGptOss,
+     .full_interval = 2,
+     .window = 128},
+    // google/gemma-4-26B-A4B and -E4B: the text models.
+    {.name = "gemma4-26b-a4b",
+     .title = "Synthetic Gemma 4 26B A4B",
+     .family = ShapeFamily::kGemma4,
+     .layers = 30,
+     .width = 2816,
+     .ffn_width = 704,
+     .dense_ffn_width = 2112,
+     .heads = 16,
+     .kv_heads = 8,
+     .head_dim = 256,
+     .experts = 128,
+     .experts_used = 8,
+     .context = 262144,
+     .rope_base = 1e6f,
+     .norm_eps = 1e-6f,
+     .tied = true,
+     .vocabulary = VocabularyKind::kGemma,
+     .full_interval = 6,
+     .window = 1024,
+     .full_head_dim = 512,
+     .full_kv_heads = 2,
+     .full_values_are_keys = true,
+     .sliding_rope_base = 1e4f},
+    {.name = "gemma4-e4b",
+     .title = "Synthetic Gemma 4 E4B",
+     .family = ShapeFamily::kGemma4,
+     .layers = 42,
+     .width = 2560,
+     .ffn_width = 10240,
+     .dense_ffn_width = 10240,
+     .heads = 8,
+     .kv_heads = 2,
+     .head_dim = 256,
+     .context = 131072,
+     .rope_base = 1e6f,
+     .norm_eps = 1e-6f,
+     .tied = true,
+     .vocabulary = VocabularyKind::kGemma,
+     .full_interval = 6,
+     .window = 512,
+     .full_head_dim = 512,
+     .full_kv_heads = 2,
+     .sliding_rope_base = 1e4f,
+     .kv_shared_layers = 18,
+     .per_layer_width = 256},
+    // zai-org/GLM-4.5-Air; the layer that predicts a further token is left out.
+    {.name = "glm-4.5-air",
+     .title = "Synthetic GLM 4.5 Air",
+     .family = ShapeFamily::kGlm4Moe,
+     .layers = 46,
+     .width = 4096,
+     .ffn_width = 1408,
+     .dense_ffn_width = 10944,
+     .heads = 96,
+     .kv_heads = 8,
+     .head_dim = 128,
+     .experts = 128,
+     .experts_used = 8,
+     .context = 131072,
+     .rope_base = 1e6f,
+     .norm_eps = 1e-5f,
+     .vocabulary = VocabularyKind::kGlm4,
+     .dense_layers = 1,
+     .shared_width = 1408,
+     .expert_groups = 1,
+     .expert_groups_used = 1,
+     .routed_scale = 1.0f,
+     .rope_dims = 64},
+    // meta-llama/Llama-4-Scout-17B-16E: the text model.
+    {.name = "llama4-scout",
+     .title = "Synthetic Llama 4 Scout",
+     .family = ShapeFamily::kLlama4,
+     .layers = 48,
+     .width = 5120,
+     .ffn_width = 8192,
+     .dense_ffn_width = 16384,
+     .heads = 40,
+     .kv_heads = 8,
+     .head_dim = 128,
+     .experts = 16,
+     .experts_used = 1,
+     .context = 262144,
+     .rope_base = 5e5f,
+     .norm_eps = 1e-5f,
+     .vocabulary = VocabularyKind::kLlama4,
+     .shared_width = 8192,
+     .full_interval = 4},
 };
 
 }  // namespace
 
 const std::vector<ModelShape>& known_shapes() { return kShapes; }
 
-Result<ModelShape> find_shape(std::string_view name) {
+std::string shape_names() {
   std::string names;
   for (const ModelShape& shape : known_shapes()) {
-    if (shape.name == name) return shape;
     if (!names.empty()) names += ", ";
     names += shape.name;
   }
-  return fail(ErrorCode::kInvalidArgument, "unknown shape '" + std::string(name) + "'; there are " + names);
+  return names;
+}
+
+Result<ModelShape> find_shape(std::string_view name) {
+  for (const ModelShape& shape : known_shapes())
+    if (shape.name == name) return shape;
+  return fail(ErrorCode::kInvalidArgument,
+              "unknown shape '" + std::string(name) + "'; there are " + shape_names());
+}
+
+ModelShape cut_layers(const ModelShape& shape, uint32_t layers) {
+  ModelShape cut = shape;
+  cut.layers = layers;
+  cut.dense_layers = std::min(shape.dense_layers, layers);
+  if (shape.kv_shared_layers == 0) return cut;
+  const uint32_t own = shape.layers - shape.kv_shared_layers;
+  const uint32_t intervals = std::max(1u, own * layers / (shape.layers * shape.full_interval));
+  cut.kv_shared_layers = layers - std::min(layers, intervals * shape.full_interval);
+  return cut;
 }
 
 }  // namespace mlxf::convert

@@ -11,6 +11,8 @@
 #include "convert/mlx_affine.h"
 #include "convert/random_blocks.h"
 #include "convert/safetensors_shards.h"
+#include "convert/synth_families.h"
+#include "convert/synth_metadata.h"
 #include "convert/synth_plan.h"
 #include "convert/synthetic_vocabulary.h"
 #include "formats/gguf_writer.h"
@@ -67,17 +69,6 @@ Status write_rows(const RandomRows& rows, uint64_t row_count, uint64_t seed, uin
   return {};
 }
 
-std::string_view gguf_architecture(ShapeFamily family) {
-  switch (family) {
-    case ShapeFamily::kQwen3:
-      return "qwen3";
-    case ShapeFamily::kQwen3Moe:
-      return "qwen3moe";
-    default:
-      return "llama";
-  }
-}
-
 GgufMix mix_of(SynthFormat format) {
   switch (format) {
     case SynthFormat::kQ8_0:
@@ -86,56 +77,11 @@ GgufMix mix_of(SynthFormat format) {
       return GgufMix::kQ4_0;
     case SynthFormat::kBF16:
       return GgufMix::kBF16;
+    case SynthFormat::kMxfp4:
+      return GgufMix::kMxfp4;
     default:
       return GgufMix::kQ4KM;
   }
-}
-
-void add_vocabulary(const SyntheticVocabulary& vocabulary, formats::GgufPairs& pairs) {
-  pairs.emplace_back("tokenizer.ggml.model", std::string("gpt2"));
-  pairs.emplace_back("tokenizer.ggml.pre", vocabulary.pre_tokenizer);
-  pairs.emplace_back("tokenizer.ggml.tokens", vocabulary.tokens);
-  pairs.emplace_back("tokenizer.ggml.token_type", vocabulary.types);
-  pairs.emplace_back("tokenizer.ggml.merges", vocabulary.merges);
-  pairs.emplace_back("tokenizer.ggml.bos_token_id", vocabulary.bos);
-  pairs.emplace_back("tokenizer.ggml.eos_token_id", vocabulary.eos);
-  pairs.emplace_back("tokenizer.ggml.padding_token_id", vocabulary.pad);
-  pairs.emplace_back("tokenizer.ggml.add_bos_token", vocabulary.add_bos);
-  if (!vocabulary.chat_template.empty())
-    pairs.emplace_back("tokenizer.chat_template", vocabulary.chat_template);
-}
-
-formats::GgufPairs gguf_metadata(const ModelShape& shape, GgufMix mix) {
-  const std::string arch(gguf_architecture(shape.family));
-  formats::GgufPairs pairs;
-  const auto add = [&](const char* key, formats::GgufValue value) {
-    pairs.emplace_back(arch + "." + key, std::move(value));
-  };
-  pairs.emplace_back("general.architecture", arch);
-  pairs.emplace_back("general.type", std::string("model"));
-  pairs.emplace_back("general.name", std::string(shape.title));
-  pairs.emplace_back("general.quantization_version", uint32_t{2});
-  pairs.emplace_back("general.file_type", gguf_file_type(mix));
-  add("block_count", shape.layers);
-  add("context_length", shape.context);
-  add("embedding_length", shape.width);
-  add("feed_forward_length", shape.dense_ffn_width);
-  add("attention.head_count", shape.heads);
-  add("attention.head_count_kv", shape.kv_heads);
-  add("attention.key_length", shape.head_dim);
-  add("attention.value_length", shape.head_dim);
-  add("attention.layer_norm_rms_epsilon", shape.norm_eps);
-  add("rope.freq_base", shape.rope_base);
-  if (arch == "llama") add("rope.dimension_count", shape.head_dim);
-  if (shape.experts > 0) {
-    add("expert_count", shape.experts);
-    add("expert_used_count", shape.experts_used);
-    if (shape.family == ShapeFamily::kQwen3Moe) add("expert_feed_forward_length", shape.ffn_width);
-  }
-  const SyntheticVocabulary vocabulary = make_vocabulary(shape.vocabulary);
-  add("vocab_size", static_cast<uint32_t>(vocabulary.tokens.size()));
-  add_vocabulary(vocabulary, pairs);
-  return pairs;
 }
 
 RandomRows rows_of(const PlannedTensor& tensor, DType dtype) {
@@ -146,8 +92,8 @@ RandomRows rows_of(const PlannedTensor& tensor, DType dtype) {
           .positive_mean = tensor.positive_mean};
 }
 
-Status synthesise_gguf(const SynthOptions& options, const ModelShape& shape, const ProgressFn& progress) {
-  const GgufMix mix = mix_of(options.format);
+Status synthesise_gguf(const SynthOptions& options, const ModelShape& shape, GgufMix mix,
+                       const ProgressFn& progress) {
   const GgufModel model{.layers = shape.layers,
                         .experts = shape.experts,
                         .tied = shape.tied,
@@ -155,14 +101,17 @@ Status synthesise_gguf(const SynthOptions& options, const ModelShape& shape, con
   const std::vector<PlannedTensor> plan = plan_tensors(shape, options.routing_skew > 0.0);
   std::vector<formats::TensorSpec> specs;
   uint64_t total = 0;
+  specs.reserve(plan.size());
   for (const PlannedTensor& tensor : plan) {
-    specs.push_back({gguf_name(tensor.role, tensor.layer), gguf_type(mix, tensor.role, tensor.layer, model),
-                     tensor.shape});
+    const DType type = tensor.type.value_or(
+        fitting_type(gguf_type(mix, tensor.role, tensor.layer, model), tensor.shape.back()));
+    specs.push_back(
+        {tensor.gguf.empty() ? gguf_name(tensor.role, tensor.layer) : tensor.gguf, type, tensor.shape});
     ASSIGN_OR_RETURN(const uint64_t bytes, formats::tensor_bytes(specs.back()));
     total += bytes;
   }
   ASSIGN_OR_RETURN(formats::GgufWriter writer,
-                   formats::GgufWriter::create(options.out, gguf_metadata(shape, mix), specs));
+                   formats::GgufWriter::create(options.out, synth_metadata(shape, mix), specs));
   Meter meter(progress, total);
   for (size_t i = 0; i < plan.size(); ++i) {
     const PlannedTensor& tensor = plan[i];
@@ -172,8 +121,10 @@ Status synthesise_gguf(const SynthOptions& options, const ModelShape& shape, con
       return {};
     };
     const uint64_t cols = tensor.shape.back();
-    if (tensor.sigma == 0.0) {
-      RETURN_IF_ERROR(append(std::vector<float>(cols, 1.0f)));
+    if (!tensor.values.empty()) {
+      RETURN_IF_ERROR(append(tensor.values));
+    } else if (tensor.sigma == 0.0) {
+      RETURN_IF_ERROR(append(std::vector<float>(cols, static_cast<float>(tensor.constant))));
     } else if (tensor.role == TensorRole::kRouter) {
       RETURN_IF_ERROR(append(router_weights(shape, tensor.layer, options.routing_skew, options.seed)));
     } else {
@@ -239,6 +190,8 @@ Json hub_config(const ModelShape& shape, const SyntheticVocabulary& vocabulary) 
       config["num_local_experts"] = shape.experts;
       config["num_experts_per_tok"] = shape.experts_used;
       break;
+    default:
+      CHECK(false);  // GGUF only.
   }
   return config;
 }
@@ -378,12 +331,30 @@ Status MlxSynth::write(const ProgressFn& progress) {
   return folder.commit();
 }
 
+// What the model is published in, or usually run in.
+SynthFormat usual_format(const ModelShape& shape) {
+  return shape.family == ShapeFamily::kGptOss ? SynthFormat::kMxfp4 : SynthFormat::kQ4KM;
+}
+
+Status check_format(const ModelShape& shape, SynthFormat format) {
+  const bool mlx = format == SynthFormat::kMlx4 || format == SynthFormat::kMlx8;
+  const bool mxfp4 = format == SynthFormat::kMxfp4;
+  if (mxfp4 != (shape.family == ShapeFamily::kGptOss))
+    return fail(ErrorCode::kUnsupported, mxfp4 ? "mxfp4 is the format of the gpt-oss shapes alone"
+                                               : std::string(shape.name) + " is written as mxfp4 only");
+  if (mlx && is_newer_family(shape.family))
+    return fail(ErrorCode::kUnsupported,
+                std::string(shape.name) + " is written as GGUF only: q4_k_m, q8_0, q4_0 or bf16");
+  return {};
+}
+
 }  // namespace
 
 Result<SynthFormat> parse_synth_format(std::string_view name) {
   constexpr std::pair<std::string_view, SynthFormat> kNames[] = {
-      {"q4_k_m", SynthFormat::kQ4KM}, {"q8_0", SynthFormat::kQ8_0}, {"q4_0", SynthFormat::kQ4_0},
-      {"bf16", SynthFormat::kBF16},   {"mlx4", SynthFormat::kMlx4}, {"mlx8", SynthFormat::kMlx8}};
+      {"q4_k_m", SynthFormat::kQ4KM}, {"q8_0", SynthFormat::kQ8_0},   {"q4_0", SynthFormat::kQ4_0},
+      {"bf16", SynthFormat::kBF16},   {"mxfp4", SynthFormat::kMxfp4}, {"mlx4", SynthFormat::kMlx4},
+      {"mlx8", SynthFormat::kMlx8}};
   std::string names;
   for (const auto& [known, format] : kNames) {
     if (known == name) return format;
@@ -400,16 +371,18 @@ Status synthesise(const SynthOptions& options, const ProgressFn& progress) {
       return fail(ErrorCode::kInvalidArgument, std::string(shape.name) + " has " +
                                                    std::to_string(shape.layers) + " layers; asked for " +
                                                    std::to_string(*options.layers));
-    shape.layers = *options.layers;
+    shape = cut_layers(shape, *options.layers);
   }
+  const SynthFormat format = options.format.value_or(usual_format(shape));
+  RETURN_IF_ERROR(check_format(shape, format));
   if (!(options.routing_skew >= 0.0) || options.routing_skew > 100.0)
     return fail(ErrorCode::kInvalidArgument, "the routing skew must lie between 0 and 100");
   if (options.routing_skew > 0.0 && shape.experts == 0)
     return fail(ErrorCode::kInvalidArgument,
                 std::string(shape.name) + " has no experts, so there is no routing to skew");
-  if (options.format == SynthFormat::kMlx4) return MlxSynth(options, shape, 4).write(progress);
-  if (options.format == SynthFormat::kMlx8) return MlxSynth(options, shape, 8).write(progress);
-  return synthesise_gguf(options, shape, progress);
+  if (format == SynthFormat::kMlx4) return MlxSynth(options, shape, 4).write(progress);
+  if (format == SynthFormat::kMlx8) return MlxSynth(options, shape, 8).write(progress);
+  return synthesise_gguf(options, shape, mix_of(format), progress);
 }
 
 }  // namespace mlxf::convert

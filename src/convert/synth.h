@@ -25,15 +25,15 @@
 
 namespace mlxf::convert {
 
-enum class SynthFormat : uint8_t { kQ4KM, kQ8_0, kQ4_0, kBF16, kMlx4, kMlx8 };
+enum class SynthFormat : uint8_t { kQ4KM, kQ8_0, kQ4_0, kBF16, kMxfp4, kMlx4, kMlx8 };
 
-// By the names of --format: q4_k_m, q8_0, q4_0, bf16 (GGUF); mlx4, mlx8 (folders).
+// By the names of --format: q4_k_m, q8_0, q4_0, bf16, mxfp4 (GGUF); mlx4, mlx8 (folders).
 [[nodiscard]] Result<SynthFormat> parse_synth_format(std::string_view name);
 
 struct SynthOptions {
   ModelShape shape;
-  SynthFormat format = SynthFormat::kQ4KM;
-  std::optional<uint32_t> layers;  // Fewer than the shape has; the type mix follows the new number.
+  std::optional<SynthFormat> format;  // Unset: mxfp4 for gpt-oss, which has no other, else q4_k_m.
+  std::optional<uint32_t> layers;     // Fewer than the shape has; the type mix follows the new number.
   double routing_skew = 0.0;
   uint64_t seed = 1;
   std::string out;  // A file for GGUF, a folder for MLX. Must not exist.

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "convert/random_blocks.h"
+#include "convert/synth_families.h"
 
 namespace mlxf::convert {
 namespace {
@@ -32,6 +33,7 @@ PlannedTensor matrix_of(TensorRole role, uint32_t layer, std::vector<uint64_t> s
 }
 
 void plan_layer(const ModelShape& shape, uint32_t layer, std::vector<PlannedTensor>& plan) {
+  if (is_newer_family(shape.family)) return plan_family_layer(shape, layer, plan);
   const uint64_t width = shape.width;
   const uint64_t q_width = uint64_t{shape.heads} * shape.head_dim;
   const uint64_t kv_width = uint64_t{shape.kv_heads} * shape.head_dim;
@@ -88,6 +90,7 @@ std::vector<PlannedTensor> plan_tensors(const ModelShape& shape, bool skewed) {
     embedding.positive_mean = embedding.sigma * std::sqrt(kCommonEnergy * shape.width / kCommonCols);
   }
   plan.push_back(std::move(embedding));
+  if (is_newer_family(shape.family)) plan_family_globals(shape, vocabulary, plan);
   for (uint32_t layer = 0; layer < shape.layers; ++layer) plan_layer(shape, layer, plan);
   plan.push_back(vector_of(TensorRole::kOutputNorm, 0, shape.width));
   if (!shape.tied) plan.push_back(matrix_of(TensorRole::kOutput, 0, {vocabulary, shape.width}, kLogitSigma));

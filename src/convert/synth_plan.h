@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "convert/shapes.h"
@@ -12,11 +14,15 @@
 namespace mlxf::convert {
 
 struct PlannedTensor {
-  TensorRole role = TensorRole::kEmbedding;
+  TensorRole role = TensorRole::kEmbedding;  // Which type it gets.
   uint32_t layer = 0;
-  std::vector<uint64_t> shape;  // [width], [rows, cols] or [experts, rows, cols]
-  double sigma = 0.0;           // 0: a norm, all ones.
-  uint64_t positive_cols = 0;   // As in RandomRows.
+  std::vector<uint64_t> shape;               // [width], [rows, cols] or [experts, rows, cols]
+  std::string gguf = {};                     // Its name in GGUF where the role does not tell it.
+  std::optional<DType> type = std::nullopt;  // Whatever the role says.
+  std::vector<float> values = {};            // All of them, f32; else `sigma` or `constant`.
+  double constant = 1.0;                     // Of all elements when sigma is 0: a norm's are ones.
+  double sigma = 0.0;
+  uint64_t positive_cols = 0;  // As in RandomRows.
   double positive_mean = 0.0;
 };
 

@@ -44,6 +44,10 @@ WeightFormat format_of(DType dtype) {
       return WeightFormat::kBF16;
     case DType::kQ4_0:
       return WeightFormat::kQ4_0;
+    case DType::kQ5_0:
+      return WeightFormat::kQ5_0;
+    case DType::kMXFP4:
+      return WeightFormat::kMXFP4;
     case DType::kQ8_0:
       return WeightFormat::kQ8_0;
     case DType::kQ4_K:
@@ -75,8 +79,8 @@ std::vector<float> decode(const std::vector<uint8_t>& bytes, DType dtype, uint32
 
 TEST(RandomBlocks, HaveTheWantedStatisticsInEveryType) {
   constexpr uint32_t kCols = 1024;
-  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ4_0, DType::kQ8_0, DType::kQ4_K,
-                            DType::kQ5_K, DType::kQ6_K}) {
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ4_0, DType::kQ5_0, DType::kQ8_0,
+                            DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kMXFP4}) {
     SCOPED_TRACE(std::string(traits(dtype).name));
     RandomRows rows{.dtype = dtype, .cols = kCols, .sigma = 0.02, .positive_cols = 256, .positive_mean = 0.1};
     std::vector<uint8_t> bytes(256 * *row_bytes(dtype, kCols));
@@ -105,7 +109,11 @@ TEST(RandomBlocks, DependOnSeedStreamAndBlockAlone) {
 
 TEST(SyntheticVocabulary, HasTheRealSizesAndIsConsistent) {
   const std::pair<VocabularyKind, size_t> kinds[] = {
-      {VocabularyKind::kQwen, 151936}, {VocabularyKind::kLlama3, 128256}, {VocabularyKind::kSmall, 32000}};
+      {VocabularyKind::kQwen, 151936},   {VocabularyKind::kLlama3, 128256},
+      {VocabularyKind::kSmall, 32000},   {VocabularyKind::kDeepseekV3, 129280},
+      {VocabularyKind::kQwen35, 248320}, {VocabularyKind::kGptOss, 201088},
+      {VocabularyKind::kGemma, 262144},  {VocabularyKind::kGlm4, 151552},
+      {VocabularyKind::kLlama4, 202048}};
   for (const auto& [kind, size] : kinds) {
     const SyntheticVocabulary vocabulary = make_vocabulary(kind);
     EXPECT_EQ(vocabulary.tokens.size(), size);
@@ -123,6 +131,7 @@ TEST(SyntheticVocabulary, HasTheRealSizesAndIsConsistent) {
       ASSERT_EQ(distinct.count(left) + distinct.count(right), 2u);
     }
     EXPECT_LT(vocabulary.eos, size);
+    if (vocabulary.split_pattern.empty()) continue;  // GGUF only.
     EXPECT_TRUE(parse_json(tokenizer_json(vocabulary)).has_value());
     EXPECT_TRUE(parse_json(tokenizer_config_json(vocabulary)).has_value());
   }
@@ -173,6 +182,35 @@ TEST(Synth, RealShapeOpensWithExactTensors) {
   EXPECT_EQ(model->metadata.find_int("qwen3.attention.head_count_kv"), 8);
   EXPECT_EQ(model->metadata.find_number("qwen3.rope.freq_base"), 1e6);
   EXPECT_EQ(model->metadata.find_strings("tokenizer.ggml.tokens")->size(), 151936u);
+}
+
+// Billions of parameters as published, without the layers that predict further tokens, vision and audio.
+TEST(Synth, ShapesHaveThePublishedNumbersOfParameters) {
+  const std::pair<const char*, double> published[] = {
+      {"qwen3-30b-a3b", 30.5}, {"qwen3-8b", 8.19},     {"qwen3-0.6b", 0.596},      {"llama3-70b", 70.6},
+      {"mixtral-8x7b", 46.7},  {"deepseek-v3", 671.0}, {"qwen3-next-80b-a3b", 80}, {"qwen3.5-35b-a3b", 35},
+      {"gpt-oss-120b", 116.8}, {"gpt-oss-20b", 20.9},  {"gemma4-26b-a4b", 25.2},   {"gemma4-e4b", 7.5},
+      {"glm-4.5-air", 106.9},  {"llama4-scout", 107.8}};
+  EXPECT_EQ(std::size(published), known_shapes().size());
+  for (const auto& [name, billions] : published) {
+    double count = 0.0;
+    for (const PlannedTensor& tensor : plan_tensors(*find_shape(name), false)) {
+      double elements = 1.0;
+      for (const uint64_t extent : tensor.shape) elements *= static_cast<double>(extent);
+      count += elements;
+    }
+    EXPECT_NEAR(count / 1e9, billions, billions * 0.01) << name;
+  }
+}
+
+TEST(Synth, CutsLayersThatShareKeysByWholeIntervals) {
+  const ModelShape shape = *find_shape("gemma4-e4b");
+  EXPECT_EQ(cut_layers(shape, 42).kv_shared_layers, 18u);
+  EXPECT_EQ(cut_layers(shape, 24).kv_shared_layers, 12u);
+  EXPECT_EQ(cut_layers(shape, 12).kv_shared_layers, 6u);
+  EXPECT_EQ(cut_layers(shape, 7).kv_shared_layers, 1u);
+  EXPECT_EQ(cut_layers(shape, 5).kv_shared_layers, 0u);
+  EXPECT_EQ(cut_layers(*find_shape("deepseek-v3"), 2).dense_layers, 2u);
 }
 
 TEST(Synth, MixOfTypesIsLlamaCpps) {
@@ -290,6 +328,16 @@ TEST(Synth, RefusesWhatMakesNoSense) {
   options.layers = 29;
   EXPECT_THAT(synthesise(options, {}).error().message, HasSubstr("has 28 layers"));
   options.layers = 1;
+  options.format = SynthFormat::kMxfp4;
+  EXPECT_THAT(synthesise(options, {}).error().message, HasSubstr("gpt-oss shapes alone"));
+  options.shape = *find_shape("gpt-oss-20b");
+  options.format = SynthFormat::kQ4KM;
+  EXPECT_THAT(synthesise(options, {}).error().message, HasSubstr("mxfp4 only"));
+  options.shape = *find_shape("glm-4.5-air");
+  options.format = SynthFormat::kMlx4;
+  EXPECT_THAT(synthesise(options, {}).error().message, HasSubstr("GGUF only"));
+  options.shape = *find_shape("qwen3-0.6b");
+  options.format = {};
   options.routing_skew = 1.0;
   EXPECT_THAT(synthesise(options, {}).error().message, HasSubstr("no experts"));
   struct stat status {};

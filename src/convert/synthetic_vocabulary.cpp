@@ -150,6 +150,87 @@ SyntheticVocabulary make_small() {
   return vocabulary;
 }
 
+// What the models that are written as GGUF only differ in.
+struct GgufVocabulary {
+  VocabularyKind kind;
+  uint32_t size;
+  uint32_t special_begin;
+  const char* pre_tokenizer;
+  bool add_bos;
+  std::array<const char*, 5> special;  // From special_begin on.
+  uint32_t bos, eos, pad;              // Indices of `special`.
+};
+constexpr GgufVocabulary kGgufVocabularies[] = {
+    {VocabularyKind::kDeepseekV3,
+     129280,
+     128000,
+     "deepseek-v3",
+     true,
+     {"<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>", "<｜User｜>", "<｜Assistant｜>"},
+     0,
+     1,
+     2},
+    {VocabularyKind::kQwen35,
+     248320,
+     248044,
+     "qwen35",
+     false,
+     {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"},
+     0,
+     2,
+     0},
+    {VocabularyKind::kGptOss,
+     201088,
+     199998,
+     "gpt-4o",
+     false,
+     {"<|startoftext|>", "<|endoftext|>", "<|return|>", "<|start|>", "<|end|>"},
+     0,
+     2,
+     1},
+    {VocabularyKind::kGemma,
+     262144,
+     262139,
+     "gpt-2",
+     true,
+     {"<pad>", "<eos>", "<bos>", "<|turn>", "<turn|>"},
+     2,
+     1,
+     0},
+    {VocabularyKind::kGlm4,
+     151552,
+     151329,
+     "glm4",
+     false,
+     {"<|endoftext|>", "[gMASK]", "<sop>", "<|user|>", "<|assistant|>"},
+     1,
+     0,
+     0},
+    {VocabularyKind::kLlama4,
+     202048,
+     200000,
+     "llama4",
+     true,
+     {"<|begin_of_text|>", "<|end_of_text|>", "<|header_start|>", "<|header_end|>", "<|eot|>"},
+     0,
+     4,
+     1},
+};
+
+SyntheticVocabulary make_gguf_vocabulary(const GgufVocabulary& known) {
+  SyntheticVocabulary vocabulary;
+  add_base(known.special_begin, vocabulary);
+  for (const char* text : known.special) add_special(text, kControl, vocabulary);
+  while (vocabulary.tokens.size() < known.size)
+    add_special("[PAD" + std::to_string(vocabulary.tokens.size()) + "]", kUnused, vocabulary);
+  vocabulary.bos = known.special_begin + known.bos;
+  vocabulary.eos = known.special_begin + known.eos;
+  vocabulary.pad = known.special_begin + known.pad;
+  vocabulary.add_bos = known.add_bos;
+  vocabulary.pre_tokenizer = known.pre_tokenizer;
+  return vocabulary;
+}
+
 Json split_step(const SyntheticVocabulary& vocabulary) {
   return {{"type", "Split"},
           {"pattern", {{"Regex", vocabulary.split_pattern}}},
@@ -169,9 +250,11 @@ SyntheticVocabulary make_vocabulary(VocabularyKind kind) {
       return make_qwen();
     case VocabularyKind::kLlama3:
       return make_llama3();
-    case VocabularyKind::kSmall:
+    default:
       break;
   }
+  for (const GgufVocabulary& known : kGgufVocabularies)
+    if (known.kind == kind) return make_gguf_vocabulary(known);
   return make_small();
 }
 

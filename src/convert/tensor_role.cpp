@@ -72,6 +72,10 @@ bool is_vector(TensorRole role) {
   }
 }
 
+bool is_expert(TensorRole role) {
+  return role == TensorRole::kExpertGate || role == TensorRole::kExpertUp || role == TensorRole::kExpertDown;
+}
+
 DType q4_k_medium(TensorRole role, uint32_t layer, const GgufModel& model) {
   const bool more = gets_more_bits(layer, model.layers);
   switch (role) {
@@ -102,8 +106,7 @@ std::string hub_module(TensorRole role, uint32_t layer, HubNaming naming) {
   const RoleNames names = names_of(role);
   if (!names.in_layer) return names.hub;
   std::string name = names.hub;
-  const bool expert_block = role == TensorRole::kRouter || role == TensorRole::kExpertGate ||
-                            role == TensorRole::kExpertUp || role == TensorRole::kExpertDown;
+  const bool expert_block = role == TensorRole::kRouter || is_expert(role);
   if (naming == HubNaming::kMixtral && expert_block) name = "block_sparse_moe" + name.substr(name.find('.'));
   return "model.layers." + std::to_string(layer) + "." + name;
 }
@@ -113,10 +116,18 @@ DType gguf_type(GgufMix mix, TensorRole role, uint32_t layer, const GgufModel& m
   if (mix == GgufMix::kBF16) return DType::kBF16;
   if (mix == GgufMix::kF16) return DType::kF16;
   if (mix == GgufMix::kQ8_0) return DType::kQ8_0;
+  if (mix == GgufMix::kMxfp4) return is_expert(role) ? DType::kMXFP4 : DType::kQ8_0;
   if (role == TensorRole::kOutput || (role == TensorRole::kEmbedding && model.tied)) return DType::kQ6_K;
   // Models of eight experts spend little on attention, so its keys and values get 8 bits.
   if (model.experts == 8 && (role == TensorRole::kK || role == TensorRole::kV)) return DType::kQ8_0;
   return mix == GgufMix::kQ4_0 ? DType::kQ4_0 : q4_k_medium(role, layer, model);
+}
+
+DType fitting_type(DType type, uint64_t cols) {
+  const auto fits = [cols](DType candidate) { return cols % traits(candidate).block_elements == 0; };
+  if (fits(type)) return type;
+  const DType smaller = type == DType::kQ4_K ? DType::kQ5_0 : DType::kQ8_0;
+  return fits(smaller) ? smaller : DType::kF16;
 }
 
 uint32_t gguf_file_type(GgufMix mix) {
@@ -129,6 +140,8 @@ uint32_t gguf_file_type(GgufMix mix) {
       return 7;
     case GgufMix::kF16:
       return 1;
+    case GgufMix::kMxfp4:
+      return 38;
     case GgufMix::kBF16:
       break;
   }

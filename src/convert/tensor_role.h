@@ -43,7 +43,8 @@ enum class HubNaming : uint8_t { kUsual, kMixtral };
 [[nodiscard]] std::string hub_module(TensorRole role, uint32_t layer, HubNaming naming);
 
 // A mix of types over a model, as llama.cpp's quantiser applies it.
-enum class GgufMix : uint8_t { kQ4KM, kQ4_0, kQ8_0, kBF16, kF16 };
+// kMxfp4: experts in MXFP4, all else in Q8_0.
+enum class GgufMix : uint8_t { kQ4KM, kQ4_0, kQ8_0, kBF16, kF16, kMxfp4 };
 
 struct GgufModel {
   uint32_t layers = 0;
@@ -55,6 +56,9 @@ struct GgufModel {
 // The type of a tensor: norms and routers F32, matrices by the mix. REQUIRES: layer < model.layers for roles
 // that belong to a layer.
 [[nodiscard]] DType gguf_type(GgufMix mix, TensorRole role, uint32_t layer, const GgufModel& model);
+
+// `type`, or llama.cpp's own choice instead where rows of `cols` are not whole blocks of it.
+[[nodiscard]] DType fitting_type(DType type, uint64_t cols);
 
 // general.file_type of a mix.
 [[nodiscard]] uint32_t gguf_file_type(GgufMix mix);

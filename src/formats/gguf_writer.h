@@ -24,7 +24,7 @@ namespace mlxf::formats {
 using GgufValue =
     std::variant<uint8_t, int8_t, uint16_t, int16_t, uint32_t, int32_t, uint64_t, int64_t, float, double,
                  bool, std::string, std::vector<std::string>, std::vector<uint32_t>, std::vector<int32_t>,
-                 std::vector<float>, std::vector<uint8_t>>;
+                 std::vector<float>, std::vector<uint8_t>, std::vector<bool>>;
 // In file order.
 using GgufPairs = std::vector<std::pair<std::string, GgufValue>>;
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/check.h"
+
 namespace mlxf::model {
 namespace {
 
@@ -275,6 +277,18 @@ bool Source::flag(const std::string& field, bool fallback) const {
 Result<Source> make_source(const formats::ModelManifest& manifest) {
   return manifest.container == formats::Container::kGguf ? gguf_source(manifest)
                                                          : safetensors_source(manifest);
+}
+
+std::string_view gguf_key(std::string_view field) {
+  const auto find = [field](const auto& keys) -> const KeyPair* {
+    const auto* found = std::find_if(std::begin(keys), std::end(keys),
+                                     [field](const KeyPair& key) { return field == key.hf; });
+    return found == std::end(keys) ? nullptr : found;
+  };
+  const KeyPair* key = find(kIntegers);
+  if (key == nullptr) key = find(kNumbers);
+  CHECK(key != nullptr);
+  return key->gguf;
 }
 
 double yarn_scale(double factor, double mscale) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -36,6 +37,9 @@ struct Source {
 };
 
 [[nodiscard]] Result<Source> make_source(const formats::ModelManifest& manifest);
+
+// The GGUF key, behind "<architecture>.", that is read as `field` of config.json. REQUIRES: there is one.
+[[nodiscard]] std::string_view gguf_key(std::string_view field);
 
 // YaRN's factor for attention over a context stretched by `factor` (arXiv 2309.00071, section 3.4).
 [[nodiscard]] double yarn_scale(double factor, double mscale);
