@@ -28,8 +28,9 @@ MemoryPlan with_chunk(const ModelSpec& spec, const MemoryRequest& request, uint3
   MemoryPlan plan;
   plan.chunk_tokens = chunk;
   plan.held_bytes = request.held_bytes;
-  plan.kv_bytes = cache_bytes_max(spec, request.element, request.context_tokens, chunk) +
-                  (request.sequences - 1) * cache_bytes_max(spec, request.element, 1, chunk);
+  // Equal shares take the most: whatever does not grow without end, each sequence has.
+  const uint32_t share = (request.context_tokens + request.sequences - 1) / request.sequences;
+  plan.kv_bytes = request.sequences * cache_bytes_max(spec, request.element, share, chunk);
   plan.scratch_bytes = Forward::scratch_bytes(spec, chunk, request.threads);
   plan.other_bytes = unseen_bytes(spec, request.sequences) + kArenaRounding;
   return plan;
