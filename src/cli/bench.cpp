@@ -4,6 +4,7 @@
 // with the likeliest one: random and greedy models fall into loops that route to few experts and flatter the caches.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstdio>
 #include <memory>
 #include <vector>
@@ -124,6 +125,11 @@ Status judge(const Flags& flags, uint64_t budget, engine::Engine& engine,
     works.push_back(SpeedLimit::decode_work(model, flags.depth + (flags.generate - 1) / 2.0,
                                             row.cost.hit_rate(),
                                             row.bytes_per_token != 0 ? routing : nullptr));
+  if (rows.empty()) return {};
+  const double chunks = std::max(1.0, std::ceil(static_cast<double>(flags.prompt) / model.chunk_tokens()));
+  const auto needed = static_cast<double>(rows.front().cost.cache.needed_bytes);
+  plan::PassWork prompt =
+      SpeedLimit::prompt_work(model, flags.prompt / chunks, needed / (chunks * flags.repetitions));
   weights::RecordCache* cache = model.weight_cache();
   if (model.streams()) {
     // In what the cache leaves. A second probe of RAM would have too little of it.
@@ -139,9 +145,13 @@ Status judge(const Flags& flags, uint64_t budget, engine::Engine& engine,
     row.judgement.tok_s = row.median();
     if (row.bytes_per_token != 0) {
       ASSIGN_OR_RETURN(row.judgement, limit.judge(works[i], row.median(), model));
-    } else if (!model.streams()) {  // A streamed prompt's limit depends on which experts its chunks choose.
-      ASSIGN_OR_RETURN(row.judgement.limit,
-                       limit.prompt(model, std::min(flags.prompt, model.chunk_tokens())));
+    } else {
+      row.judgement.best_hit_rate = prompt.hit_rate;
+      ASSIGN_OR_RETURN(row.judgement.limit, limit.limit_of(prompt, model));
+      // What was read ahead counts as found in memory there, but the disk had to bring it.
+      const auto read = static_cast<double>(row.cost.cache.read_bytes);
+      prompt.hit_rate = needed > 0 ? std::max(0.0, 1 - read / needed) : 1;
+      ASSIGN_OR_RETURN(row.judgement.pipeline, limit.limit_of(prompt, model));
     }
     row.judgement.probe_bytes_s = limit.ssd_bytes_s();
   }

@@ -157,10 +157,21 @@ Result<Judgement> SpeedLimit::judge(const DecodeWork& work, double tok_s, const 
   return judgement;
 }
 
-Result<plan::Limit> SpeedLimit::prompt(const model::Model& model, uint32_t chunk) const {
+plan::PassWork SpeedLimit::prompt_work(model::Model& model, double chunk, double needed_bytes) {
   plan::PassWork work = weights_once(model);
   work.active_parameters = static_cast<double>(plan::active_parameters(model.spec()).layers);
   work.positions = work.gained_tokens = chunk;
+  work.streamed_dense_bytes = static_cast<double>(model.streamed_layer_bytes());
+  work.dense_bytes -= work.streamed_dense_bytes;
+  if (weights::RecordCache* experts = model.expert_cache()) {
+    work.expert_bytes = needed_bytes;
+    work.hit_rate =
+        needed_bytes > 0 ? std::min(1.0, static_cast<double>(experts->bytes()) / needed_bytes) : 1;
+  }
+  return work;
+}
+
+Result<plan::Limit> SpeedLimit::limit_of(const plan::PassWork& work, const model::Model& model) const {
   return plan::limit_tok_s(work, rates(model));
 }
 

@@ -54,9 +54,12 @@ class SpeedLimit {
   // Of a run of that work that decoded `tok_s`.
   [[nodiscard]] Result<Judgement> judge(const DecodeWork& work, double tok_s,
                                         const model::Model& model) const;
-  // Of a prompt in chunks of `chunk` tokens: the arithmetic of the layers' matrices (attention and the head's one row
-  // per chunk left out), and per chunk one reading of what a single token needs. A bound: chunks read more experts.
-  [[nodiscard]] Result<plan::Limit> prompt(const model::Model& model, uint32_t chunk) const;
+  // What a prompt's chunk of `chunk` tokens takes: the arithmetic of the layers' matrices (attention and the head's one
+  // row left out), and one reading of what a single token needs. A bound: chunks read more experts. Where experts are
+  // streamed, `needed_bytes` of them, those that a chunk chose: chunks choose nearly all, in turn, of which no policy
+  // finds more in the cache than it holds. Before the cache's size is changed.
+  [[nodiscard]] static plan::PassWork prompt_work(model::Model& model, double chunk, double needed_bytes);
+  [[nodiscard]] Result<plan::Limit> limit_of(const plan::PassWork& work, const model::Model& model) const;
   [[nodiscard]] double ssd_bytes_s() const { return ssd_bytes_s_; }
 
  private:

@@ -347,7 +347,9 @@ Status WeightStream::begin_experts(uint32_t layer, std::span<const uint32_t> exp
   pass_layer_ = layer;
   wanted_.clear();
   for (const uint32_t expert : experts) wanted_.push_back(first_expert_[layer] + expert);
-  if (const Status status = cache_->begin(wanted_); !status) return named(status.error());
+  // Many tokens choose nearly all experts, in the next layer too.
+  sweep_ = experts.size() * 4 >= uint64_t{expert_count_[layer]} * 3;
+  if (const Status status = cache_->begin(wanted_, sweep_); !status) return named(status.error());
   return {};
 }
 
@@ -364,7 +366,7 @@ Result<std::span<const WeightStream::ReadyExpert>> WeightStream::next_experts() 
 }
 
 void WeightStream::expect_experts(uint32_t layer) {
-  if (!look_ahead_ || layer >= layer_count_ || !has_experts(layer)) return;
+  if (!sweep_ || !look_ahead_ || layer >= layer_count_ || !has_experts(layer)) return;
   wanted_.clear();
   for (uint32_t e = 0; e < expert_count_[layer]; ++e) wanted_.push_back(first_expert_[layer] + e);
   cache_->prefetch(wanted_, true);

@@ -104,7 +104,7 @@ class WeightStream {
   };
   [[nodiscard]] Status begin_experts(uint32_t layer, std::span<const uint32_t> experts);
   [[nodiscard]] Result<std::span<const ReadyExpert>> next_experts();
-  // All of the next layer's experts will be needed: reads those that fit beside this layer's.
+  // In a sweep all of the next layer's experts will be needed: reads those that fit beside this layer's.
   void expect_experts(uint32_t layer);
 
   // Whether guesses about `layer`, the next with experts, are welcome: the last ones have paid, or it is time to try
@@ -158,6 +158,7 @@ class WeightStream {
   std::vector<uint32_t> wanted_;
   std::vector<ReadyExpert> ready_;
   uint32_t pass_layer_ = 0;
+  bool sweep_ = false;  // The pass needs nearly all experts of its layer.
   std::vector<double> layer_stalls_;
   double charged_stalls_ = 0.0;
 };

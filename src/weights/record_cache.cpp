@@ -76,6 +76,7 @@ struct RecordCache::Slot {
   bool failed = false;
   bool touched = false;     // Ever read into.
   uint64_t guessed_in = 0;  // The pass of the look-ahead.
+  uint64_t swept_in = 0;    // The last pass of a sweep that brought or used it; 0: needed by others, too.
   uint32_t record = 0;
   uint32_t missing = 0;               // Extents not yet read,
   uint64_t arrived = 0;               // and bytes of those that were.
@@ -287,20 +288,22 @@ void RecordCache::empty(Slot& slot) {
   slot.pool->empty.push_back(&slot);
 }
 
-// The ready, unpinned slot whose record the policy keeps least; null: none.
+// The ready, unpinned slot whose record is kept least, by the policy or by a sweep; null: none.
 RecordCache::Slot* RecordCache::victim(Pool& pool) const {
   Slot* least = nullptr;
+  Slot* latest = nullptr;
   double key = std::numeric_limits<double>::infinity();
   for (const Pool::Chunk& chunk : pool.chunks)
     for (const auto& slot : chunk.slots) {
       if (slot->state != Slot::State::kReady || slot->pinned || slot->kept) continue;
       if (slot->look_ahead && pass_ - slot->guessed_in <= kGuessPasses) continue;
+      if (sweep_ && slot->swept_in > (latest == nullptr ? 0 : latest->swept_in)) latest = slot.get();
       if (const double k = eviction_.key(slot->record); k < key) {
         key = k;
         least = slot.get();
       }
     }
-  return least;
+  return latest != nullptr ? latest : least;
 }
 
 RecordCache::Slot* RecordCache::free_slot(Pool& pool, bool evict) {
@@ -345,6 +348,7 @@ Status RecordCache::read_into(Slot& slot, uint32_t record, storage::Priority pri
     readings_.push_back({tickets[i], &slot, static_cast<uint32_t>(i)});
   slot.record = record;
   slot.touched = true;
+  slot.swept_in = sweep_ ? pass_ : 0;
   slot.state = Slot::State::kReading;
   slot.missing = static_cast<uint32_t>(tickets.size());
   slot.arrived = 0;
@@ -491,11 +495,12 @@ Status RecordCache::start_waiting() {
   return {};
 }
 
-Status RecordCache::begin(std::span<const uint32_t> records) {
+Status RecordCache::begin(std::span<const uint32_t> records, bool sweep) {
   CHECK(waiting_.empty() && outstanding_ == 0 && ready_.empty());
   unpin_batch();
   RETURN_IF_ERROR(claim_finished());
   ++pass_;
+  sweep_ = sweep;
   eviction_.begin_pass(records);
   for (const uint32_t record : records) {
     ++uses_[record];
@@ -517,6 +522,7 @@ Status RecordCache::begin(std::span<const uint32_t> records) {
     }
     slot->look_ahead = false;
     slot->pinned = true;
+    if (slot->swept_in != 0) slot->swept_in = sweep ? pass_ : 0;
     if (slot->state == Slot::State::kReady) {
       ++stats_.hits;
       stats_.hit_bytes += bytes;

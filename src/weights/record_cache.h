@@ -85,8 +85,10 @@ class RecordCache {
   RecordCache(const RecordCache&) = delete;
   RecordCache& operator=(const RecordCache&) = delete;
 
-  // Begins a pass over distinct records.
-  [[nodiscard]] Status begin(std::span<const uint32_t> records);
+  // Begins a pass over distinct records. A `sweep` is one of a row of passes that need nearly all records in turn, as a
+  // long prompt's do: what it brings in leaves first, the latest before the others, so that the records that were hot
+  // before stay, and the next sweep finds as many as the cache holds.
+  [[nodiscard]] Status begin(std::span<const uint32_t> records, bool sweep = false);
   // The next records that are ready, at least one; none once all of the pass were given.
   [[nodiscard]] Result<std::span<const ReadyRecord>> next();
   // Records that will surely be needed soon, in that order. Begins as many reads as slots allow that hold nothing
@@ -160,6 +162,7 @@ class RecordCache {
   std::vector<uint32_t> uses_;     // By record.
   uint64_t arena_bytes_ = 0;
   uint64_t pass_ = 0;
+  bool sweep_ = false;  // The pass is one of a sweep.
   uint32_t failed_record_ = 0;
 
   std::vector<uint32_t> waiting_;  // Of this pass, not yet being read; next at the back.

@@ -356,6 +356,49 @@ TEST(RecordCache, GuessesThatHaveNotBegunAreDroppedByTheNextPass) {
   ASSERT_EQ(message_of(bench.pass({3, 4, 5, 6, 7, 8, 9, 10})), "");
 }
 
+// Long prompts need everything in turn: they find again what the cache holds of it, and what answers need stays.
+TEST(RecordCache, ASweepLeavesMostOfTheCacheAlone) {
+  constexpr uint32_t kLayers = 6, kExperts = 4, kSlots = 14;
+  Bench bench({{kOneExtent, kLayers * kExperts}});
+  for (const bool look_ahead : {false, true}) {
+    bench.open({.bytes = bench.whole() / (kLayers * kExperts) * kSlots}, {.ticks_max = 3});
+    const auto layer = [](uint32_t index) {
+      std::vector<uint32_t> records(kExperts);
+      std::iota(records.begin(), records.end(), index * kExperts);
+      return records;
+    };
+    const auto hits_of = [&](const auto& passes) {
+      const uint64_t before = bench.cache().stats().hits + bench.cache().stats().late;
+      const uint64_t ahead = bench.cache().stats().prefetch_used;
+      passes();
+      const RecordCacheStats now = bench.cache().stats();
+      return now.hits + now.late - before - (now.prefetch_used - ahead);
+    };
+    const auto sweep = [&] {
+      for (uint32_t index = 0; index < kLayers; ++index) {
+        ASSERT_TRUE(bench.cache().begin(layer(index), true));
+        for (uint32_t given = 0; given < kExperts;) {
+          given += static_cast<uint32_t>(bench.cache().next()->size());
+          if (look_ahead && index + 1 < kLayers) bench.cache().prefetch(layer(index + 1), true);
+        }
+      }
+    };
+    // From a cold cache: the second finds what fits beside two layers in work.
+    sweep();
+    EXPECT_GE(hits_of(sweep), kSlots - 2 * kExperts);
+    // One expert of each layer is needed again and again, before and after another.
+    const auto answer = [&] {
+      for (uint32_t index = 0; index < kLayers; ++index)
+        ASSERT_EQ(message_of(bench.pass({index * kExperts + 1})), "");
+    };
+    for (int token = 0; token < 20; ++token) answer();
+    EXPECT_EQ(hits_of(answer), kLayers);
+    sweep();
+    EXPECT_EQ(hits_of(answer), kLayers);
+    expect_consistent(bench.cache().stats());
+  }
+}
+
 // Look-ahead may hold every slot when a pass needs one, finished or not.
 TEST(RecordCache, APassGetsTheSlotsOfLookAhead) {
   Bench bench({{kThreeExtents, 12}});

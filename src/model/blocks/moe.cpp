@@ -84,12 +84,10 @@ Status Moe::stream_experts(const Layer& layer, const Work& work, const float* x)
   RETURN_IF_ERROR(stream_->begin_experts(layer.index, router_.chosen()));
   if (reads_asked) reads_asked(layer.index);
   compute_shared(layer, work, x);
-  // Many tokens choose nearly all experts, in the next layer too.
-  const bool expects = router_.chosen().size() * 4 >= work.spec.experts.size() * 3;
   while (true) {
     ASSIGN_OR_RETURN(const auto ready, stream_->next_experts());
     if (ready.empty()) return {};
-    if (expects) stream_->expect_experts(layer.index + 1);
+    stream_->expect_experts(layer.index + 1);
     batch_.clear();
     for (const WeightStream::ReadyExpert& e : ready)
       batch_.push_back({e.expert, &e.matrices[0], &e.matrices[1], &e.matrices[2]});
