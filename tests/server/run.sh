@@ -13,6 +13,7 @@ case $3 in
     ;;
 esac
 case $3 in
+  mcp_conformance_test.py) packages=mcp ;;
   javascript_test.py | quickstart_test.py) packages=javascript ;;
   agents_test.py) packages=agents ;;
   *) packages= ;;
