@@ -18,52 +18,83 @@ using engine::GeneratedToken;
 using Unexpected = tl::unexpected<ApiError>;
 constexpr size_t kStopsMax = 64;
 
+// Members of an object of the request that nobody knows.
+void warn_of_unknown(const Fields& fields, Call& call) {
+  for (const std::string& name : fields.unknown())
+    call.warnings.push_back("unknown field " + name + " ignored");
+}
+
 void read_thinking(Fields& fields, Call& call, text::RenderOptions& render) {
-  if (const Json* thinking = fields.object("thinking")) {
-    const std::string type = find_string(*thinking, "type").value_or("");
-    if (type == "enabled") {
-      render.enable_thinking = true;
-      call.wants_reasoning = true;
-      if (find_member(*thinking, "budget_tokens") != nullptr)
-        call.warnings.emplace_back("thinking.budget_tokens has no effect here");
-    } else if (type == "disabled") {
-      render.enable_thinking = false;
-    } else if (type != "adaptive") {
-      fields.fail(ErrorKind::kInvalidRequest, "thinking", "must be enabled, disabled or adaptive");
+  const Json* given = fields.object("thinking");
+  if (given == nullptr) return;
+  Fields thinking(*given, "thinking.");
+  const std::string type = thinking.text("type").value_or("");
+  if (type == "enabled") {
+    render.enable_thinking = true;
+    call.wants_reasoning = true;
+    if (thinking.find("budget_tokens") != nullptr)
+      call.warnings.emplace_back("thinking.budget_tokens has no effect here");
+  } else if (type == "disabled") {
+    render.enable_thinking = false;
+  } else if (type != "adaptive") {
+    fields.fail(ErrorKind::kInvalidRequest, "thinking", "must be enabled, disabled or adaptive");
+  }
+  if (const Json* display = thinking.find("display"); display != nullptr && *display == "omitted")
+    call.warnings.emplace_back("thinking.display ignored: thinking is shown");
+  warn_of_unknown(thinking, call);
+}
+
+// Edits take old parts out of long conversations. Here nothing is taken out: what does not fit is refused.
+void read_context_management(Fields& fields, Call& call) {
+  const Json* given = fields.object("context_management");
+  if (given == nullptr) return;
+  Fields management(*given, "context_management.");
+  if (const Json* edits = management.array("edits")) {
+    for (size_t i = 0; i < edits->size(); ++i) {
+      const Json* keep = find_member((*edits)[i], "keep");
+      if (keep != nullptr && *keep == "all") continue;
+      call.warnings.push_back("context_management.edits[" + std::to_string(i) +
+                              "] ignored: the whole conversation is kept");
     }
   }
-  if (const Json* config = fields.object("output_config")) {
-    if (const auto effort = find_string(*config, "effort")) render.variables["reasoning_effort"] = *effort;
-  }
+  if (management.error())
+    fields.fail(management.error()->kind, "context_management", "is refused: " + management.error()->message);
+  warn_of_unknown(management, call);
+  call.repeated["context_management"] = {{"applied_edits", Json::array()}};
 }
 
 // output_format is what output_config.format was called first.
-void read_format(Fields& fields, Call& call) {
+void read_output(Fields& fields, Call& call, text::RenderOptions& render) {
   if (const Json* format = fields.find("output_format"))
     read_anthropic_format(fields, *format, "output_format", call.structure);
-  const Json* config = fields.object("output_config");
-  if (config == nullptr) return;
-  if (const Json* format = find_member(*config, "format"))
+  const Json* given = fields.object("output_config");
+  if (given == nullptr) return;
+  Fields config(*given, "output_config.");
+  if (const auto effort = config.text("effort")) render.variables["reasoning_effort"] = *effort;
+  if (const Json* format = config.find("format"))
     read_anthropic_format(fields, *format, "output_config.format", call.structure);
+  if (config.error())
+    fields.fail(config.error()->kind, "output_config", "is refused: " + config.error()->message);
+  warn_of_unknown(config, call);
 }
 
 void refuse_what_is_missing(Fields& fields) {
   fields.refuse("mcp_servers", "is not supported");
   fields.refuse("container", "is not supported");
-  fields.refuse("context_management", "is not supported");
   for (const char* name : {"metadata", "service_tier", "inference_geo", "cache_control"}) fields.accept(name);
 }
 
 // The system prompt, then the messages.
-tl::expected<OrderedJson, ApiError> read_messages(Fields& fields) {
+tl::expected<OrderedJson, ApiError> read_messages(Fields& fields, Call& call) {
   const Json* messages = fields.find("messages");
   if (messages == nullptr || !messages->is_array() || messages->empty())
     return Unexpected({ErrorKind::kInvalidRequest, "messages must be a non-empty array", "messages"});
   for (size_t i = 0; i < messages->size(); ++i) {
     const auto role = find_string((*messages)[i], "role");
-    if (role != "user" && role != "assistant")
+    if (role != "user" && role != "assistant" && role != "system")
       return Unexpected({ErrorKind::kInvalidRequest,
-                         "messages[" + std::to_string(i) + "].role must be user or assistant", "messages"});
+                         "messages[" + std::to_string(i) + "].role must be user, assistant or system",
+                         "messages"});
   }
   if (find_string(messages->back(), "role") == "assistant")
     return Unexpected(
@@ -72,7 +103,7 @@ tl::expected<OrderedJson, ApiError> read_messages(Fields& fields) {
          "messages"});
   Json all = Json::array();
   if (const Json* system = fields.find("system")) all.push_back({{"role", "system"}, {"content", *system}});
-  const Json turns = plain_turns(*messages);
+  const Json turns = plain_turns(*messages, call.warnings);
   all.insert(all.end(), turns.begin(), turns.end());
   return chat_messages(all);
 }
@@ -97,21 +128,25 @@ tl::expected<Call, ApiError> parse(const Json& body, bool needs_max_tokens) {
   read_thinking(fields, call, chat.render);
   read_tools(fields, Protocol::kAnthropic, call, chat.render);
   refuse_what_is_missing(fields);
-  read_format(fields, call);
-  auto messages = read_messages(fields);
+  read_context_management(fields, call);
+  read_output(fields, call, chat.render);
+  auto messages = read_messages(fields, call);
   if (fields.error()) return Unexpected(*fields.error());
   if (!messages) return Unexpected(messages.error());
   chat.messages = std::move(*messages);
   call.prompt = std::move(chat);
-  for (const std::string& name : fields.unknown())
-    call.warnings.push_back("unknown field " + name + " ignored");
+  warn_of_unknown(fields, call);
   return call;
 }
 
 class MessageReply final : public Reply {
  public:
   MessageReply(const Call& call, const ReplyFacts& facts)
-      : facts_(facts), reader_(call, facts), max_tokens_(call.max_tokens), stream_(call.stream) {}
+      : facts_(facts),
+        reader_(call, facts),
+        repeated_(call.repeated),
+        max_tokens_(call.max_tokens),
+        stream_(call.stream) {}
 
   std::string begin() override {
     engine::Usage usage;
@@ -123,11 +158,11 @@ class MessageReply final : public Reply {
     std::string out = tell(reader_.finish());
     if (blocks_ == 0) out += open(Block::kText, {{"type", "text"}, {"text", ""}});
     out += close();
-    return out +
-           event({{"type", "message_delta"},
+    Json delta = {{"type", "message_delta"},
                   {"delta", {{"stop_reason", reason(finished)}, {"stop_sequence", stop_sequence(finished)}}},
-                  {"usage", usage_of(finished.usage)}}) +
-           event({{"type", "message_stop"}});
+                  {"usage", usage_of(finished.usage)}};
+    if (repeated_.is_object()) delta.update(repeated_);
+    return out + event(delta) + event({{"type", "message_stop"}});
   }
   std::string whole(const Finished& finished) override {
     (void)reader_.finish();
@@ -142,7 +177,9 @@ class MessageReply final : public Reply {
                          {"id", call.id},
                          {"name", call.name},
                          {"input", parse_json(call.arguments).value_or(Json::object())}});
-    return dump_json(message(std::move(content), reason(finished), stop_sequence(finished), finished.usage));
+    Json out = message(std::move(content), reason(finished), stop_sequence(finished), finished.usage);
+    if (repeated_.is_object()) out.update(repeated_);
+    return dump_json(out);
   }
 
  private:
@@ -228,6 +265,7 @@ class MessageReply final : public Reply {
 
   const ReplyFacts facts_;
   AnswerReader reader_;
+  const Json repeated_;
   const uint32_t max_tokens_;
   const bool stream_;
   Block block_ = Block::kNone;  // The one that is open.

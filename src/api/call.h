@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -44,6 +45,13 @@ struct TextPrompt {
 };
 using TokenPrompt = std::vector<TokenId>;
 
+// How a client calls a tool that the model knows as a function by another name or of another kind.
+struct ToolOrigin {
+  std::string name;
+  std::string space;    // The namespace that it belongs to; empty: none.
+  bool custom = false;  // It takes a text, which is the function's argument `input`.
+};
+
 struct Call {
   std::string model;  // Empty: whichever is served.
   std::variant<ChatPrompt, TextPrompt, TokenPrompt> prompt;
@@ -56,10 +64,11 @@ struct Call {
   uint32_t top_logprobs = 0;
   std::vector<text::ToolSpec> tools;  // That the answer may call.
   bool parallel_tool_calls = true;
-  bool must_call = false;              // The answer is a call, not a text.
-  std::set<std::string> callable;      // Names of the only tools that may be called; empty: all.
-  std::set<std::string> strict_tools;  // Names of those whose arguments must fit their schemas.
-  bool wants_reasoning = false;        // Asked for by name: an error where the model has none.
+  bool must_call = false;                     // The answer is a call, not a text.
+  std::set<std::string> callable;             // Names of the only tools that may be called; empty: all.
+  std::set<std::string> strict_tools;         // Names of those whose arguments must fit their schemas.
+  std::map<std::string, ToolOrigin> origins;  // Of the tools, by their names; none: as they are.
+  bool wants_reasoning = false;               // Asked for by name: an error where the model has none.
   bool stream = false;
   bool include_usage = false;  // OpenAI: a chunk of its own for the usage.
   bool load_only = false;      // No answer: the model should be in memory.
@@ -67,7 +76,7 @@ struct Call {
   std::optional<std::chrono::milliseconds> keep_alive;
   bool echo = false;                   // The text prompt before the answer.
   std::optional<Structure> structure;  // What the answer must be; nothing: any text.
-  Json repeated = nullptr;             // OpenAI's responses: members of the request that the answer repeats.
+  Json repeated = nullptr;             // Members of the answer that the request alone decides.
   std::vector<std::string> warnings;   // What was asked for and has no effect, for the client to see.
 };
 

@@ -141,6 +141,42 @@ tl::expected<OrderedJson, ApiError> chat_messages(const Json& messages) {
   return out;
 }
 
+std::string left_out(const std::string& type) {
+  return "[a part of type " + type.substr(0, 40) + " is left out: this model reads text alone]";
+}
+
+OrderedJson in_turns(OrderedJson messages, const text::TurnRules& rules, std::vector<std::string>& warnings) {
+  if (rules.system_first && rules.system_later && rules.users_in_a_row) return messages;
+  OrderedJson out = OrderedJson::array();
+  const auto join = [&out](const OrderedJson& message) {
+    out.back()["content"] =
+        out.back()["content"].get<std::string>() + "\n\n" + message["content"].get<std::string>();
+  };
+  size_t moved = 0;
+  for (OrderedJson& message : messages) {
+    if (message["role"] == "system") {
+      const bool leads = out.empty() || (out.size() == 1 && out.back()["role"] == "system");
+      if (leads && rules.system_first && !out.empty() && !rules.system_later) {
+        join(message);
+        continue;
+      }
+      if (leads ? !rules.system_first : !rules.system_later) {
+        message["role"] = "user";
+        ++moved;
+      }
+    }
+    if (message["role"] == "user" && !rules.users_in_a_row && !out.empty() && out.back()["role"] == "user") {
+      join(message);
+    } else {
+      out.push_back(std::move(message));
+    }
+  }
+  if (moved != 0)
+    warnings.push_back(std::to_string(moved) + " of the" +
+                       " system messages given as the user's: the model's chat template takes none there");
+  return out;
+}
+
 OrderedJson adapted_messages(OrderedJson messages, text::CallStyle style) {
   for (OrderedJson& message : messages) {
     const bool calls = message.contains("tool_calls");

@@ -3,9 +3,13 @@
 // Pure translation; any thread.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "api/errors.h"
 #include "base/json.h"
 #include "text/answer_format.h"
+#include "text/turn_rules.h"
 
 namespace mlxf::api {
 
@@ -17,5 +21,14 @@ namespace mlxf::api {
 
 // What some families' templates have in other forms: harmony's reasoning, Mistral's ids, DeepSeek's arguments.
 [[nodiscard]] OrderedJson adapted_messages(OrderedJson messages, text::CallStyle style);
+
+// Conversations in the order that a template prints whole: messages of a user in a row become one where they must, and
+// so do system messages at the beginning; others that the template would not print become a user's, which `warnings`
+// tells. REQUIRES: messages of chat_messages()'s form.
+[[nodiscard]] OrderedJson in_turns(OrderedJson messages, const text::TurnRules& rules,
+                                   std::vector<std::string>& warnings);
+
+// What stands in the place of a part that is no text, for the model to know that there was one.
+[[nodiscard]] std::string left_out(const std::string& type);
 
 }  // namespace mlxf::api

@@ -1,8 +1,11 @@
+#include <map>
 #include <optional>
+#include <string>
 #include <utility>
 
 #include "api/answer_reader.h"
 #include "api/responses.h"
+#include "api/tools.h"
 
 namespace mlxf::api {
 namespace {
@@ -51,6 +54,7 @@ class ResponseReply final : public Reply {
  public:
   ResponseReply(const Call& call, const ReplyFacts& facts)
       : repeated_(call.repeated),
+        origins_(call.origins),
         logprobs_wanted_(call.logprobs),
         stream_(call.stream),
         facts_(facts),
@@ -89,7 +93,8 @@ class ResponseReply final : public Reply {
     Kind kind;
     std::string id;
     std::string text = {};  // Of a call, its arguments.
-    std::string call_id = {}, name = {};
+    std::string call_id = {};
+    ToolOrigin tool = {};           // Of a call.
     Json logprobs = Json::array();  // Of a message.
   };
 
@@ -111,11 +116,12 @@ class ResponseReply final : public Reply {
           break;
         case Event::kCallBegin:
           close("completed");
-          open({Kind::kCall, "fc_" + place(), {}, reader_.call_id(event.call), event.text});
+          open_call(reader_.call_id(event.call), event.text);
           break;
         case Event::kArguments:
           open_->text += event.text;
-          tell("response.function_call_arguments.delta", at_item({{"delta", event.text}}));
+          if (!open_->tool.custom)
+            tell("response.function_call_arguments.delta", at_item({{"delta", event.text}}));
           break;
         case Event::kCallEnd:
           close("completed");
@@ -144,6 +150,13 @@ class ResponseReply final : public Reply {
          at_part({{"delta", piece}, {"logprobs", std::exchange(pending_, Json::array())}}));
   }
 
+  void open_call(const std::string& id, const std::string& name) {
+    const auto origin = origins_.find(name);
+    ToolOrigin tool = origin == origins_.end() ? ToolOrigin{name, {}} : origin->second;
+    const char* prefix = tool.custom ? "ctc_" : "fc_";
+    open({Kind::kCall, prefix + place(), {}, id, std::move(tool)});
+  }
+
   void open(Item item) {
     open_ = std::move(item);
     Json begun = shown("in_progress");
@@ -158,9 +171,13 @@ class ResponseReply final : public Reply {
 
   void close(const char* status) {
     if (!open_) return;
-    if (open_->kind == Kind::kCall) {
+    if (open_->kind == Kind::kCall && open_->tool.custom) {
+      open_->text = custom_input(open_->text);  // Told at once: what a text is shows at its end.
+      tell("response.custom_tool_call_input.delta", at_item({{"delta", open_->text}}));
+      tell("response.custom_tool_call_input.done", at_item({{"input", open_->text}}));
+    } else if (open_->kind == Kind::kCall) {
       tell("response.function_call_arguments.done",
-           at_item({{"name", open_->name}, {"arguments", open_->text}}));
+           at_item({{"name", open_->tool.name}, {"arguments", open_->text}}));
     } else {
       Json text = {{"text", open_->text}};
       if (open_->kind == Kind::kMessage) text["logprobs"] = open_->logprobs;
@@ -197,10 +214,11 @@ class ResponseReply final : public Reply {
         out["content"] = Json::array({part()});
         break;
       case Kind::kCall:
-        out["type"] = "function_call";
+        out["type"] = open_->tool.custom ? "custom_tool_call" : "function_call";
         out["call_id"] = open_->call_id;
-        out["name"] = open_->name;
-        out["arguments"] = open_->text;
+        out["name"] = open_->tool.name;
+        if (!open_->tool.space.empty()) out["namespace"] = open_->tool.space;
+        out[open_->tool.custom ? "input" : "arguments"] = open_->text;
         break;
     }
     return out;
@@ -239,6 +257,7 @@ class ResponseReply final : public Reply {
   }
 
   const Json repeated_;
+  const std::map<std::string, ToolOrigin> origins_;
   const bool logprobs_wanted_, stream_;
   const ReplyFacts facts_;
   StreamState own_;

@@ -3,6 +3,7 @@
 #include <map>
 
 #include "api/fields.h"
+#include "api/messages.h"
 #include "api/responses.h"
 #include "api/structured.h"
 #include "api/tools.h"
@@ -62,13 +63,15 @@ class Items {
     if (!item.is_object()) return ApiError{ErrorKind::kInvalidRequest, where + " must be an object", where};
     const std::string type = find_string(item, "type").value_or("message");
     if (type == "message") return add_message(item, where);
-    if (type == "function_call") return add_call(item, where);
-    if (type == "function_call_output") return add_output(item, where);
+    if (type == "function_call" || type == "custom_tool_call") return add_call(item, type, where);
+    if (type == "function_call_output" || type == "custom_tool_call_output") return add_output(item, where);
     if (type == "reasoning") return add_reasoning(item, where);
-    return ApiError{ErrorKind::kUnsupported,
-                    where + " is of type " + type +
-                        "; message, function_call, function_call_output and reasoning are understood",
-                    where};
+    return ApiError{
+        ErrorKind::kUnsupported,
+        where + " is of type " + type +
+            "; message, reasoning, and calls of functions and custom tools with their outputs are "
+            "understood",
+        where};
   }
   [[nodiscard]] OrderedJson take() {
     end_reasoning();
@@ -108,16 +111,23 @@ class Items {
     push(role == "assistant" ? assistant(*text) : OrderedJson{{"role", *role}, {"content", *text}});
     return std::nullopt;
   }
-  [[nodiscard]] std::optional<ApiError> add_call(const Json& item, const std::string& where) {
+  [[nodiscard]] std::optional<ApiError> add_call(const Json& item, const std::string& type,
+                                                 const std::string& where) {
+    const bool custom = type == "custom_tool_call";
     const auto id = find_string(item, "call_id");
-    const auto name = find_string(item, "name");
-    const auto text = find_string(item, "arguments");
+    auto name = find_string(item, "name");
+    const char* member = custom ? "input" : "arguments";
+    const auto text = find_string(item, member);
     if (!id || !name || !text)
-      return ApiError{ErrorKind::kInvalidRequest, where + " must have call_id, name and arguments", where};
+      return ApiError{ErrorKind::kInvalidRequest, where + " must have call_id, name and " + member, where};
+    if (const auto space = find_string(item, "namespace")) name = name_in_space(*space, *name);
     // Templates print arguments themselves, so they get them as what they are.
     OrderedJson arguments = *text;
-    if (auto parsed = parse_ordered_json(*text); parsed && parsed->is_object())
+    if (custom) {
+      arguments = {{"input", *text}};
+    } else if (auto parsed = parse_ordered_json(*text); parsed && parsed->is_object()) {
       arguments = std::move(*parsed);
+    }
     const OrderedJson call = {{"id", *id},
                               {"type", "function"},
                               {"function", {{"name", *name}, {"arguments", std::move(arguments)}}}};
@@ -132,12 +142,25 @@ class Items {
     const Json* output = find_member(item, "output");
     if (!id || output == nullptr)
       return ApiError{ErrorKind::kInvalidRequest, where + " must have call_id and output", where};
-    auto text = parts_text(*output, where + ".output", {"input_text", "output_text", "text"});
+    auto text =
+        parts_text(result_parts(*output, where), where + ".output", {"input_text", "output_text", "text"});
     if (!text) return text.error();
     OrderedJson result = {{"role", "tool"}, {"tool_call_id", *id}, {"content", *text}};
     if (const auto name = names_.find(*id); name != names_.end()) result["name"] = name->second;
     push(std::move(result));
     return std::nullopt;
+  }
+  // What a tool returned beside text, as an image that it looked at, for a line that says so.
+  [[nodiscard]] Json result_parts(const Json& output, const std::string& where) {
+    if (!output.is_array()) return output;
+    Json parts = output;
+    for (Json& part : parts) {
+      const std::string type = find_string(part, "type").value_or("");
+      if (type != "input_image" && type != "input_file") continue;
+      part = {{"type", "input_text"}, {"text", left_out(type)}};
+      warnings_.push_back(where + ": a result's part of type " + type + " is left out");
+    }
+    return parts;
   }
   [[nodiscard]] std::optional<ApiError> add_reasoning(const Json& item, const std::string& where) {
     std::string all;
@@ -198,7 +221,8 @@ void read_text(Fields& fields, Call& call) {
     call.repeated["text"]["format"] = *format;
     read_response_format(inner, *format, call.structure);
   }
-  inner.refuse("verbosity", "is not supported", {"medium"});
+  if (const auto verbosity = inner.text("verbosity"); verbosity && *verbosity != "medium")
+    call.warnings.emplace_back("text.verbosity has no effect here");
   if (inner.error()) fields.fail(inner.error()->kind, "text", "is refused: " + inner.error()->message);
   for (const std::string& name : inner.unknown())
     call.warnings.push_back("unknown field " + name + " ignored");

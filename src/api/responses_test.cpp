@@ -95,8 +95,8 @@ TEST(ResponsesRequest, NamesWhatItRefuses) {
   };
   EXPECT_EQ(
       input(R"([{"type": "item_reference", "id": "x"}])").message,
-      "input[0] is of type item_reference; message, function_call, function_call_output and reasoning are "
-      "understood");
+      "input[0] is of type item_reference; message, reasoning, and calls of functions and custom tools with "
+      "their outputs are understood");
   EXPECT_EQ(input(R"([{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}])").param,
             "input[0].content[0]");
   EXPECT_EQ(input(R"([{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}])").kind,
@@ -114,12 +114,12 @@ TEST(ResponsesRequest, NamesWhatItRefuses) {
 TEST(ResponsesRequest, TakesToolsAndFormats) {
   const std::string body = R"({"input": "a", "parallel_tool_calls": false, "tools": [
       {"type": "function", "name": "f", "strict": true, "parameters": {"properties": {"z": {}, "b": {}}}},
-      {"type": "custom", "name": "g"}]})";
+      {"type": "local_shell"}]})";
   Call call = request(body);
   ASSERT_EQ(call.tools.size(), 1u);
   EXPECT_EQ(call.tools[0].name, "f");
   EXPECT_FALSE(call.parallel_tool_calls);
-  EXPECT_THAT(call.warnings, ElementsAre(HasSubstr("custom")));
+  EXPECT_THAT(call.warnings, ElementsAre(HasSubstr("local_shell")));
   EXPECT_EQ(call.repeated["tools"].size(), 2u);
   keep_tool_order(body, Protocol::kOpenAi, call);
   EXPECT_EQ(std::get<ChatPrompt>(call.prompt).render.tools.dump(),
@@ -130,6 +130,63 @@ TEST(ResponsesRequest, TakesToolsAndFormats) {
   ASSERT_TRUE(schema.structure);
   EXPECT_EQ(schema.structure->pointer, "/text/format/schema");
   EXPECT_FALSE(request(R"({"input": "a", "text": {"format": {"type": "text"}}})").structure);
+}
+
+constexpr std::string_view kSpaces = R"({"input": "a", "stream": true, "tools": [
+    {"type": "namespace", "name": "agents", "description": "Others.", "tools": [
+      {"type": "function", "name": "spawn", "description": "d", "parameters": {"type": "object"}},
+      {"type": "custom", "name": "say"}]},
+    {"type": "custom", "name": "patch", "description": "Edits.",
+     "format": {"type": "grammar", "syntax": "lark", "definition": "start: /x/"}}]})";
+
+TEST(ResponsesRequest, NamespacesAndCustomToolsAreFunctionsToTheModel) {
+  Call call = request(kSpaces);
+  keep_tool_order(std::string(kSpaces), Protocol::kOpenAi, call);
+  const std::string text =
+      R"("parameters":{"type":"object","properties":{"input":{"type":"string"}},"required":["input"],)"
+      R"("additionalProperties":false}}})";
+  EXPECT_EQ(
+      std::get<ChatPrompt>(call.prompt).render.tools.dump(),
+      R"([{"type":"function","function":{"name":"agents__spawn","description":"Others.\n\nd","parameters":)"
+      R"({"type":"object"}}},{"type":"function","function":{"name":"agents__say","description":"Others.\n\n",)" +
+          text +
+          R"(,{"type":"function","function":{"name":"patch","description":"Edits.\n\nThe input is free )" +
+          R"(text in this grammar (lark):\nstart: /x/",)" + text + "]");
+  EXPECT_EQ(call.tools.size(), 3u);
+  EXPECT_FALSE(call.origins.at("agents__spawn").custom);
+  EXPECT_EQ(call.origins.at("agents__say").space, "agents");
+  EXPECT_TRUE(call.origins.at("agents__say").custom && call.origins.at("patch").custom);
+  EXPECT_THAT(call.warnings, ElementsAre("tools[1].format is shown to the model, which is not held to it"));
+  const auto chosen = [](const std::string& choice) {
+    Json body = json(kSpaces);
+    body["tool_choice"] = json(choice);
+    return parse_response_request(body).value().callable;
+  };
+  EXPECT_THAT(chosen(R"({"type": "custom", "name": "patch"})"), ElementsAre("patch"));
+  EXPECT_THAT(chosen(R"({"type": "function", "name": "spawn", "namespace": "agents"})"),
+              ElementsAre("agents__spawn"));
+  EXPECT_EQ(refused(R"("tools": [{"type": "custom"}])").param, "tools[0]");
+  EXPECT_EQ(
+      refused(R"("tools": [{"type": "namespace", "name": "a", "tools": [{"type": "function"}]}])").param,
+      "tools[0].tools[0]");
+}
+
+TEST(ResponsesRequest, CallsOfThemComeBackByTheNamesThatTheModelKnows) {
+  const Call call = request(R"({"input": [{"role": "user", "content": "a"},
+      {"type": "function_call", "call_id": "1", "namespace": "agents", "name": "spawn", "arguments": "{}"},
+      {"type": "custom_tool_call", "call_id": "2", "name": "patch", "input": "a \"b\""},
+      {"type": "function_call_output", "call_id": "1", "output": [{"type": "input_text", "text": "x"},
+        {"type": "input_image", "image_url": "data:"}]},
+      {"type": "custom_tool_call_output", "call_id": "2", "output": "y"}]})");
+  EXPECT_EQ(
+      messages_of(call),
+      R"([{"role":"user","content":"a"},{"role":"assistant","content":"","tool_calls":[)"
+      R"({"id":"1","type":"function","function":{"name":"agents__spawn","arguments":{}}},)"
+      R"({"id":"2","type":"function","function":{"name":"patch","arguments":{"input":"a \"b\""}}}]},)"
+      R"({"role":"tool","tool_call_id":"1","content":"x\n[a part of type input_image is left out: this model )"
+      R"(reads text alone]","name":"agents__spawn"},)"
+      R"({"role":"tool","tool_call_id":"2","content":"y","name":"patch"}])");
+  EXPECT_THAT(call.warnings, ElementsAre("input[3]: a result's part of type input_image is left out"));
 }
 
 TEST(ResponsesRequest, WarnsOfWhatHasNoEffect) {
@@ -212,6 +269,37 @@ TEST(ResponsesReply, NumbersEveryEventOfAStream) {
       "output_tokens": 2, "output_tokens_details": {"reasoning_tokens": 0}, "total_tokens": 5})"));
   EXPECT_EQ(events[0]["response"]["status"], "in_progress");
   EXPECT_TRUE(events[0]["response"]["usage"].is_null());
+}
+
+TEST(ResponsesReply, CallsToolsAsTheClientKnowsThem) {
+  const Call call = request(kSpaces);
+  StreamState stream{"7", "m", 5};
+  text::AnswerFormat format;
+  format.calls = text::CallStyle::kHermes;
+  const auto reply = response_reply(call, {"7", "m", 5, tokenizer(), 3, {}, format, {}, &stream});
+  std::string bytes =
+      reply->token(piece(1, "<tool_call>{\"name\": \"agents__spawn\", \"arguments\": {}}</tool_call>"));
+  bytes += reply->token(piece(2, "<tool_call>{\"name\": \"patch\", \"arguments\": {\"in"));
+  bytes += reply->token(piece(3, "put\": \"a \\\"b\\\"\\n\"}}</tool_call>"));
+  bytes += reply->end({});
+  const std::vector<Json> events = events_of(bytes);
+  EXPECT_THAT(
+      types_of(events),
+      ElementsAre("response.output_item.added", "response.function_call_arguments.delta",
+                  "response.function_call_arguments.done", "response.output_item.done",
+                  "response.output_item.added", "response.custom_tool_call_input.delta",
+                  "response.custom_tool_call_input.done", "response.output_item.done", "response.completed"));
+  EXPECT_EQ(events[0]["item"]["namespace"], "agents");
+  EXPECT_EQ(events[3]["item"]["name"], "spawn");
+  EXPECT_EQ(events[4]["item"]["input"], "");
+  EXPECT_EQ(events[6]["input"], "a \"b\"\n");
+  const Json& output = events.back()["response"]["output"];
+  EXPECT_EQ(output[1]["type"], "custom_tool_call");
+  EXPECT_EQ(output[1]["input"], "a \"b\"\n");
+  EXPECT_FALSE(output[1].contains("arguments") || output[1].contains("namespace"));
+  // What small models write instead.
+  EXPECT_EQ(custom_input(R"({"patch": "a"})"), "a");
+  EXPECT_EQ(custom_input(R"({"a": "b", "c": 1})"), R"({"a": "b", "c": 1})");
 }
 
 TEST(ResponsesReply, EndsIncompleteAtTheLimit) {

@@ -1,6 +1,8 @@
 #include "api/tools.h"
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <optional>
 #include <set>
 #include <utility>
@@ -14,7 +16,7 @@ constexpr size_t kNameBytesMax = 256;
 
 enum class Form : uint8_t { kChat, kResponses, kAnthropic };
 
-// A tool that is no function of the client's: of Anthropic's or OpenAI's own, on their servers, or of a kind that no
+// A tool that is none of the client's: of Anthropic's or OpenAI's own, on their servers, or of a kind that no
 // model here writes.
 template <typename AnyJson>
 bool is_foreign(const AnyJson& tool, Form form) {
@@ -24,12 +26,81 @@ bool is_foreign(const AnyJson& tool, Form form) {
   return type != tool.end() && type->is_string() && *type != ours;
 }
 
+// A tool of the request as a function.
+template <typename AnyJson>
+struct Listed {
+  AnyJson tool;
+  std::string at;        // Where it stands.
+  const AnyJson* given;  // As it stands there.
+  ToolOrigin origin = {};
+};
+
+template <typename AnyJson>
+std::string text_of(const AnyJson& object, const char* name) {
+  const auto member = object.find(name);
+  return member != object.end() && member->is_string() ? member->template get<std::string>() : std::string();
+}
+
+// A tool that takes a text, in a grammar if one is given.
+template <typename AnyJson>
+AnyJson function_of_text(const AnyJson& tool) {
+  std::string description = text_of(tool, "description");
+  const auto format = tool.find("format");
+  if (format != tool.end() && format->is_object() && text_of(*format, "type") == "grammar") {
+    description += "\n\nThe input is free text in this grammar (" + text_of(*format, "syntax") + "):\n";
+    description += text_of(*format, "definition");
+  }
+  AnyJson function = {{"type", "function"}};
+  if (tool.contains("name")) function["name"] = tool["name"];
+  function["description"] = description;
+  function["parameters"] = {{"type", "object"},
+                            {"properties", {{"input", {{"type", "string"}}}}},
+                            {"required", AnyJson::array({"input"})},
+                            {"additionalProperties", false}};
+  return function;
+}
+
+// The tools one by one: those of the responses' namespaces, too.
+template <typename AnyJson>
+std::vector<Listed<AnyJson>> listed(const AnyJson& tools, Form form) {
+  std::vector<Listed<AnyJson>> out;
+  out.reserve(tools.size());
+  const auto add = [&out, form](const AnyJson& tool, const std::string& at, const AnyJson* space) {
+    Listed<AnyJson> one{tool, at, &tool};
+    if (form == Form::kResponses && tool.is_object()) {
+      one.origin = {text_of(tool, "name"), "", text_of(tool, "type") == "custom"};
+      if (one.origin.custom) one.tool = function_of_text(tool);
+    }
+    if (space != nullptr && tool.is_object()) {
+      one.origin.space = text_of(*space, "name");
+      if (!one.origin.name.empty()) one.tool["name"] = name_in_space(one.origin.space, one.origin.name);
+      if (const std::string what = text_of(*space, "description"); !what.empty())
+        one.tool["description"] = what + "\n\n" + text_of(one.tool, "description");
+    }
+    out.push_back(std::move(one));
+  };
+  for (size_t i = 0; i < tools.size(); ++i) {
+    const std::string at = "tools[" + std::to_string(i) + "]";
+    const AnyJson& tool = tools[i];
+    const bool space = form == Form::kResponses && tool.is_object() && text_of(tool, "type") == "namespace" &&
+                       !text_of(tool, "name").empty() && tool.contains("tools") && tool["tools"].is_array();
+    if (!space) {
+      add(tool, at, nullptr);
+      continue;
+    }
+    const AnyJson& members = tool["tools"];
+    for (size_t j = 0; j < members.size(); ++j)
+      add(members[j], at + ".tools[" + std::to_string(j) + "]", &tool);
+  }
+  return out;
+}
+
 // The definitions as templates print them, in OpenAI's form. REQUIRES: read_tools() took them.
 OrderedJson template_tools(const OrderedJson& tools, Form form) {
   if (form == Form::kChat) return tools;
   const char* schema = form == Form::kAnthropic ? "input_schema" : "parameters";
   OrderedJson out = OrderedJson::array();
-  for (const OrderedJson& tool : tools) {
+  for (const auto& [tool, at, given, origin] : listed(tools, form)) {
     if (is_foreign(tool, form)) continue;
     OrderedJson function = OrderedJson::object();
     for (const char* name : {"name", "description"})
@@ -39,6 +110,20 @@ OrderedJson template_tools(const OrderedJson& tools, Form form) {
     out.push_back({{"type", "function"}, {"function", std::move(function)}});
   }
   return out;
+}
+
+// Members of a definition that change nothing here, though they were meant to.
+void warn_of_members(const Json& tool, const std::string& at, Call& call) {
+  static constexpr std::string_view kKnown[] = {
+      "type",   "name",          "description",           "parameters", "input_schema",
+      "strict", "cache_control", "eager_input_streaming", "format"};
+  const Json* format = find_member(tool, "format");
+  if (format != nullptr && find_string(*format, "type") == "grammar")
+    call.warnings.push_back(at + ".format is shown to the model, which is not held to it");
+  for (const auto& [name, value] : tool.items())
+    if (std::find(std::begin(kKnown), std::end(kKnown), name) == std::end(kKnown) && !value.is_null() &&
+        value != Json(false))
+      call.warnings.push_back(at + "." + name + " ignored");
 }
 
 // One definition, or what is wrong with it.
@@ -67,11 +152,16 @@ struct Choice {
   std::vector<std::string> names = {};  // The only tools that may be called; empty: all.
 };
 
-// {"type": "function", "function": {"name"}} of chat completions, or the flat form of the responses.
+// {"type": "function", "function": {"name"}} of chat completions, or the flat form of the responses, which may be of
+// type custom as well.
 std::optional<std::string> named_function(const Json& tool, Form form) {
-  if (find_string(tool, "type").value_or("function") != "function") return std::nullopt;
+  const std::string type = find_string(tool, "type").value_or("function");
+  if (type != "function" && !(form == Form::kResponses && type == "custom")) return std::nullopt;
   const Json* named = form == Form::kChat ? find_member(tool, "function") : &tool;
-  return named == nullptr ? std::nullopt : find_string(*named, "name");
+  auto name = named == nullptr ? std::nullopt : find_string(*named, "name");
+  const auto space = find_string(tool, "namespace");
+  if (form == Form::kResponses && name && space) name = name_in_space(*space, *name);
+  return name;
 }
 
 // {"mode": "auto" or "required", "tools": [...]}; false where it is something else.
@@ -97,7 +187,7 @@ Choice read_openai_choice(Fields& fields, Form form) {
   if (*given == "required") return {.must_call = true};
   const std::string type = find_string(*given, "type").value_or("");
   Choice choice;
-  if (type == "function") {
+  if (type == "function" || (form == Form::kResponses && type == "custom")) {
     choice.must_call = true;
     if (auto name = named_function(*given, form)) {
       choice.names.push_back(std::move(*name));
@@ -155,12 +245,14 @@ void read_list(Fields& fields, Form form, bool may_call, Call& call, text::Rende
   if (tools == nullptr || tools->empty()) return;
   if (tools->size() > kToolsMax)
     return fields.fail(ErrorKind::kInvalidRequest, "tools", "has too many members");
+  const std::vector<Listed<Json>> all = listed(*tools, form);
+  if (all.size() > kToolsMax) return fields.fail(ErrorKind::kInvalidRequest, "tools", "has too many members");
   std::vector<text::ToolSpec> specs;
-  specs.reserve(tools->size());
+  specs.reserve(all.size());
   std::set<std::string> names, strict;
-  for (size_t i = 0; i < tools->size(); ++i) {
-    const std::string at = "tools[" + std::to_string(i) + "]";
-    const Json& tool = (*tools)[i];
+  std::map<std::string, ToolOrigin> origins;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const auto& [tool, at, given, origin] = all[i];
     if (!tool.is_object()) return fields.fail(ErrorKind::kInvalidRequest, at, "must be an object");
     if (is_foreign(tool, form)) {
       if (may_call) call.warnings.push_back(at + " of type " + *find_string(tool, "type") + " is left out");
@@ -173,12 +265,15 @@ void read_list(Fields& fields, Form form, bool may_call, Call& call, text::Rende
     }
     if (!names.insert(spec.name).second)
       return fields.fail(ErrorKind::kInvalidRequest, at, "has the name of another one: " + spec.name);
+    if (may_call && form != Form::kChat) warn_of_members(*given, at, call);
     if (is_strict(tool, form)) strict.insert(spec.name);
+    if (origin.custom || !origin.space.empty()) origins[spec.name] = origin;
     specs.push_back(std::move(spec));
   }
   if (!may_call || specs.empty()) return;
   call.tools = std::move(specs);
   call.strict_tools = std::move(strict);
+  call.origins = std::move(origins);
   render.tools = template_tools(OrderedJson(*tools), form);
 }
 
@@ -198,6 +293,17 @@ void read_tools(Fields& fields, Protocol protocol, Call& call, text::RenderOptio
 
 void read_response_tools(Fields& fields, Call& call, text::RenderOptions& render) {
   read_definitions(fields, Form::kResponses, call, render);
+}
+
+std::string name_in_space(const std::string& space, const std::string& name) { return space + "__" + name; }
+
+std::string custom_input(const std::string& arguments) {
+  const auto object = parse_json(arguments);
+  if (!object || !object->is_object()) return arguments;
+  if (auto input = find_string(*object, "input")) return *input;
+  // Small models call it what they like.
+  if (object->size() == 1 && object->begin()->is_string()) return object->begin()->get<std::string>();
+  return arguments;
 }
 
 void keep_tool_order(const std::string& body, Protocol protocol, Call& call) {

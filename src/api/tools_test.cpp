@@ -183,6 +183,28 @@ TEST(Messages, AreAdaptedToTemplatesOfTheirOwnKind) {
   EXPECT_EQ(adapted_messages(messages, text::CallStyle::kHermes), messages);
 }
 
+TEST(Messages, AreGivenInTheTurnsThatATemplateTakes) {
+  const OrderedJson messages = parse_ordered_json(R"([{"role": "system", "content": "a"},
+      {"role": "system", "content": "b"}, {"role": "user", "content": "c"}, {"role": "user", "content": "d"},
+      {"role": "system", "content": "e"}, {"role": "assistant", "content": "f"}, {"role": "user", "content": "g"}])")
+                                   .value();
+  const auto turns = [&messages](const text::TurnRules& rules, std::vector<std::string>& warnings) {
+    std::string out;
+    for (const OrderedJson& message : in_turns(messages, rules, warnings))
+      out += message["role"].get<std::string>()[0] + (":" + message["content"].get<std::string>()) + "|";
+    return out;
+  };
+  std::vector<std::string> warnings;
+  EXPECT_EQ(turns({}, warnings), "s:a|s:b|u:c|u:d|s:e|a:f|u:g|");
+  EXPECT_EQ(turns({.users_in_a_row = false}, warnings), "s:a|s:b|u:c\n\nd|s:e|a:f|u:g|");
+  EXPECT_THAT(warnings, testing::IsEmpty());
+  EXPECT_EQ(turns({.system_later = false}, warnings), "s:a\n\nb|u:c|u:d|u:e|a:f|u:g|");
+  EXPECT_THAT(warnings,
+              testing::ElementsAre(testing::HasSubstr("1 of the system messages given as the user's")));
+  EXPECT_EQ(turns({.system_first = false, .system_later = false, .users_in_a_row = false}, warnings),
+            "u:a\n\nb\n\nc\n\nd\n\ne|a:f|u:g|");
+}
+
 TEST(AnthropicRequest, TurnsBlocksIntoCallsAndResults) {
   const auto call =
       parse_anthropic_message(json(R"({"max_tokens": 1, "messages": [{"role": "user", "content": "x"},

@@ -79,47 +79,69 @@ class Conversation {
   Conversation(server::ModelHost& host, WorkQueue& queue) : host_(host), queue_(queue) {}
 
   void take(const std::string& line) {
-    mcp::Outcome outcome = mcp::receive(line, version_, nullptr);
-    if (const auto* said = std::get_if<mcp::Said>(&outcome)) {
-      if (!said->message.empty()) write(said->message);
-    } else if (const auto* unwanted = std::get_if<mcp::Cancel>(&outcome)) {
-      cancel(unwanted->id);
-    } else {
-      start(std::get<mcp::ToolCall>(std::move(outcome)));
-    }
+    mcp::Received received = mcp::receive(line, version_, nullptr);
+    if (!received.batch) return handle(std::move(received.outcomes.front()), write);
+    const auto gathered =
+        std::make_shared<mcp::BatchAnswer>(received.outcomes.size());  // Shared by its calls.
+    for (mcp::Outcome& outcome : received.outcomes)
+      handle(std::move(outcome), [gathered](const std::string& answer) {
+        gathered->add(answer);
+        if (gathered->done()) write(gathered->message());
+      });
   }
   void refuse_long_line() { write(mcp::parse_error("a message is longer than 32 MiB")); }
   void cancel_all() {
-    for (const auto& [number, call] : calls_) call->cancel();
+    for (const auto& [number, running] : calls_) running.call->cancel();
     calls_.clear();
   }
 
  private:
-  void start(mcp::ToolCall tool_call) {
+  // Takes the message that answers; empty: there is none.
+  using Answer = std::function<void(const std::string& message)>;
+  struct Running {
+    std::shared_ptr<server::McpCall> call;  // Shared with work that is posted for it.
+    Answer answer;
+  };
+
+  void handle(mcp::Outcome outcome, const Answer& answer) {
+    if (const auto* said = std::get_if<mcp::Said>(&outcome)) {
+      answer(said->message);
+    } else if (const auto* unwanted = std::get_if<mcp::Cancel>(&outcome)) {
+      cancel(unwanted->id);
+      answer("");
+    } else {
+      start(std::get<mcp::ToolCall>(std::move(outcome)), answer);
+    }
+  }
+  void start(mcp::ToolCall tool_call, const Answer& answer) {
     const uint64_t number = ++count_;
     server::McpCaller caller;
     caller.post = [this](std::function<void()> work) { queue_.post(std::move(work)); };
-    caller.send = [this, number](const std::string& message, bool last) {
-      write(message);
-      if (last) queue_.post([this, number] { calls_.erase(number); });  // Not from within the call itself.
+    caller.send = [this, number, answer](const std::string& message, bool last) {
+      if (!last) return write(message);
+      answer(message);
+      queue_.post([this, number] { calls_.erase(number); });  // Not from within the call itself.
     };
     const auto call = std::make_shared<server::McpCall>(server::McpContext{host_, version_, started_, open_},
                                                         std::move(tool_call), std::move(caller),
                                                         "mcp-" + std::to_string(number));
-    calls_.emplace(number, call);
+    calls_.emplace(number, Running{call, answer});
     call->start();
   }
   void cancel(const Json& id) {
     for (auto at = calls_.begin(); at != calls_.end();) {
-      if (at->second->id() != id) {
+      if (at->second.call->id() != id) {
         ++at;
         continue;
       }
-      at->second->cancel();
+      const Running unwanted = std::move(at->second);
       at = calls_.erase(at);
+      unwanted.call->cancel();
+      unwanted.answer("");
     }
   }
   static void write(const std::string& message) {
+    if (message.empty()) return;
     std::fwrite(message.data(), 1, message.size(), stdout);
     std::fputc('\n', stdout);
     std::fflush(stdout);
@@ -133,7 +155,7 @@ class Conversation {
           .count();
   std::atomic<uint32_t> open_{0};
   uint64_t count_ = 0;
-  std::map<uint64_t, std::shared_ptr<server::McpCall>> calls_;  // Shared with work that is posted for them.
+  std::map<uint64_t, Running> calls_;
 };
 
 // Until the end of stdin. A line that is too long is read over, so that it costs no memory.

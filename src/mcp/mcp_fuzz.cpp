@@ -7,7 +7,7 @@
 namespace mlxf::mcp {
 namespace {
 
-void check(const Outcome& outcome) {
+void check_one(const Outcome& outcome) {
   if (const auto* said = std::get_if<Said>(&outcome)) {
     if (said->message.find('\n') != std::string::npos) std::abort();
     if (!said->message.empty() && !parse_json(said->message)) std::abort();
@@ -21,6 +21,11 @@ void check(const Outcome& outcome) {
     if (tool_answer(*call, "1", json_result(call->arguments)).find('\n') != std::string::npos) std::abort();
     if (!parse_json(progress_message(*call, 1, 2, "x"))) std::abort();
   }
+}
+
+void check(const Received& received) {
+  if (received.outcomes.empty()) std::abort();
+  for (const Outcome& outcome : received.outcomes) check_one(outcome);
 }
 
 }  // namespace

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 
+#include "base/check.h"
+
 namespace mlxf::mcp {
 namespace {
 
@@ -12,6 +14,8 @@ constexpr std::array<std::string_view, 4> kLegacy = {"2025-11-25", "2025-06-18",
 constexpr std::string_view kVersionKey = "io.modelcontextprotocol/protocolVersion";
 constexpr std::string_view kCapabilitiesKey = "io.modelcontextprotocol/clientCapabilities";
 constexpr const char* kServerKey = "io.modelcontextprotocol/serverInfo";
+constexpr std::string_view kBatches = "2025-03-26";
+constexpr size_t kBatchMax = 64;
 constexpr int kDepthMax = 64;
 constexpr int kToolsFreshMs = 3'600'000;  // The list is part of the program.
 constexpr const char* kInstructions =
@@ -59,9 +63,14 @@ Said answered(const Json& id, Json result) {
   return {dump_json({{"jsonrpc", "2.0"}, {"id", id}, {"result", std::move(result)}}), 200};
 }
 
-RpcError unsupported_version(const std::string& requested) {
-  Json supported = Json::array({kModern});
-  for (const std::string_view version : kLegacy) supported.push_back(version);
+// `modern`: the request had the form of that era, and is told of its revisions, as server/discover would.
+RpcError unsupported_version(const std::string& requested, bool modern) {
+  Json supported = Json::array();
+  if (modern) {
+    supported.push_back(kModern);
+  } else {
+    for (const std::string_view version : kLegacy) supported.push_back(version);
+  }
   return {kUnsupportedVersion,
           "Unsupported protocol version",
           {{"supported", std::move(supported)}, {"requested", requested}}};
@@ -95,7 +104,7 @@ std::optional<RpcError> check_modern(const Message& message, const HttpHeaders* 
       return mismatch("Mcp-Name", "tool name");
   }
   if (!version) return RpcError{kInvalidParams, std::string(kVersionKey) + " must be a string"};
-  if (*version != kModern) return unsupported_version(*version);
+  if (*version != kModern) return unsupported_version(*version, true);
   return std::nullopt;
 }
 
@@ -155,7 +164,7 @@ Outcome dispatch(const Message& message, bool modern, const std::string& version
 
 Outcome notified(const Message& message, const HttpHeaders* http) {
   if (http != nullptr && http->version && *http->version != kModern && !is_legacy(*http->version))
-    return refused(nullptr, unsupported_version(*http->version), true);
+    return refused(nullptr, unsupported_version(*http->version, false), true);
   const Json* id = find_member(message.params, "requestId");
   // Over HTTP nothing tells whose request it was; there, who leaves cancels.
   if (http == nullptr && message.method == "notifications/cancelled" && id != nullptr) return Cancel{*id};
@@ -165,8 +174,6 @@ Outcome notified(const Message& message, const HttpHeaders* http) {
 // The message in `json`, or what is wrong with it; nothing for a response, which nobody waits for.
 tl::expected<std::optional<Message>, RpcError> read_message(const Json& json, Json& id) {
   using Wrong = tl::unexpected<RpcError>;
-  if (json.is_array())
-    return Wrong({kInvalidRequest, "batches are not supported: send one message at a time"});
   if (!json.is_object()) return Wrong({kInvalidRequest, "a message must be a JSON object"});
   if (json.contains("id")) {
     if (!json["id"].is_string() && !json["id"].is_number())
@@ -187,15 +194,9 @@ tl::expected<std::optional<Message>, RpcError> read_message(const Json& json, Js
   return message;
 }
 
-}  // namespace
-
-std::string parse_error(const std::string& why) { return error_message(nullptr, {kParseError, why}); }
-
-Outcome receive(std::string_view text, const std::string& version, const HttpHeaders* http) {
-  const Result<Json> json = parse_json(text, {kMessageBytesMax, kDepthMax});
-  if (!json) return refused(nullptr, {kParseError, json.error().message}, true);
+Outcome receive_one(const Json& json, const std::string& version, const HttpHeaders* http) {
   Json id;
-  const auto message = read_message(*json, id);
+  const auto message = read_message(json, id);
   if (!message) return refused(id, message.error(), true);
   if (!*message) return Said{"", 202};
   if (id.is_null()) return notified(**message, http);
@@ -206,10 +207,47 @@ Outcome receive(std::string_view text, const std::string& version, const HttpHea
   if (modern) {
     if (header && *http->version != kModern &&
         (meta == nullptr || find_member(*meta, kVersionKey) == nullptr))
-      return refused(id, unsupported_version(*http->version), true);
+      return refused(id, unsupported_version(*http->version, false), true);
     if (const auto error = check_modern(**message, http)) return refused(id, *error, true);
   }
   return dispatch(**message, modern, version);
+}
+
+}  // namespace
+
+std::string parse_error(const std::string& why) { return error_message(nullptr, {kParseError, why}); }
+
+void BatchAnswer::add(const std::string& message) {
+  CHECK(waiting_ > 0);
+  --waiting_;
+  if (message.empty()) return;
+  if (!answers_.empty()) answers_ += ',';
+  answers_ += message;
+}
+
+Received receive(std::string_view text, const std::string& version, const HttpHeaders* http) {
+  const auto wrong = [](int code, const std::string& why) {
+    return Received{{refused(nullptr, {code, why}, true)}, false};
+  };
+  const Result<Json> json = parse_json(text, {kMessageBytesMax, kDepthMax});
+  if (!json) return wrong(kParseError, json.error().message);
+  if (!json->is_array()) return {{receive_one(*json, version, http)}, false};
+  if (http != nullptr && http->version && *http->version != kBatches)
+    return wrong(kInvalidRequest, "batches are those of revision " + std::string(kBatches) + " alone");
+  if (json->empty() || json->size() > kBatchMax)
+    return wrong(kInvalidRequest, "a batch has 1 to " + std::to_string(kBatchMax) + " messages");
+  Received received{{}, true};
+  received.outcomes.reserve(json->size());
+  for (const Json& message : *json) {
+    if (find_string(message, "method") == "initialize") {
+      const Json* id = find_member(message, "id");
+      received.outcomes.emplace_back(refused(
+          id == nullptr ? Json() : *id, {kInvalidRequest, "initialize cannot be part of a batch"}, false));
+    } else {
+      received.outcomes.push_back(receive_one(message, version, http));
+    }
+  }
+  return received;
 }
 
 std::string tool_answer(const ToolCall& call, const std::string& version, const ToolResult& result) {

@@ -4,7 +4,7 @@
 // one each request stands alone: its _meta names the version and over HTTP its headers repeat what a proxy needs to
 // know; in the older ones a client initializes first. A request says itself which it belongs to, so nothing is
 // remembered between messages. This server offers tools alone: no resources, prompts, sampling or subscriptions, and it
-// never asks its client anything. Batches (2025-03-26) are refused.
+// never asks its client anything. Batches are those of revision 2025-03-26, which alone has them.
 //
 // Pure translation of values, without sockets or files; any thread. What is no message becomes a JSON-RPC error.
 #pragma once
@@ -13,6 +13,7 @@
 #include <string>
 #include <string_view>
 #include <variant>
+#include <vector>
 
 #include "base/json.h"
 #include "mcp/tools.h"
@@ -53,8 +54,29 @@ struct Said {
 };
 using Outcome = std::variant<Said, ToolCall, Cancel>;
 
-// `version` is this program's. `http` is null where messages come over pipes.
-[[nodiscard]] Outcome receive(std::string_view message, const std::string& version, const HttpHeaders* http);
+struct Received {
+  std::vector<Outcome> outcomes;  // Of a message each; of a batch, in its order. Never empty.
+  bool batch = false;             // BatchAnswer answers it.
+};
+
+// One line, or one request's body. `version` is this program's. `http` is null where messages come over pipes.
+[[nodiscard]] Received receive(std::string_view text, const std::string& version, const HttpHeaders* http);
+
+// The one message that answers a batch, once each of its messages was heard of.
+class BatchAnswer {
+ public:
+  explicit BatchAnswer(size_t messages) : waiting_(messages) {}
+  // The answer to one of them; empty: it gets none.
+  void add(const std::string& message);
+  [[nodiscard]] bool done() const { return waiting_ == 0; }
+  // Empty: nothing is to be said. REQUIRES: done().
+  [[nodiscard]] std::string message() const { return answers_.empty() ? "" : "[" + answers_ + "]"; }
+
+ private:
+  size_t waiting_;
+  std::string answers_;
+};
+
 // The error for bytes that are not even a message.
 [[nodiscard]] std::string parse_error(const std::string& why);
 

@@ -21,9 +21,16 @@ std::string request(const std::string& method, const std::string& params = "{}",
          "}";
 }
 
+Outcome receive_one(const std::string& message, const HttpHeaders* http = nullptr) {
+  Received received = receive(message, "9.9", http);
+  EXPECT_EQ(received.outcomes.size(), 1u);
+  EXPECT_FALSE(received.batch);
+  return std::move(received.outcomes.front());
+}
+
 // The message that goes back at once.
 Json said(const std::string& message, const HttpHeaders* http = nullptr, int* status = nullptr) {
-  const Outcome outcome = receive(message, "9.9", http);
+  const Outcome outcome = receive_one(message, http);
   const auto* out = std::get_if<Said>(&outcome);
   EXPECT_NE(out, nullptr) << message;
   if (out == nullptr || out->message.empty()) return nullptr;
@@ -43,8 +50,7 @@ TEST(McpProtocol, RefusesWhatIsNoMessage) {
   for (const char* bad :
        {"[]", "1", "{}", R"({"jsonrpc": "1.0", "id": 1, "method": "ping"})", R"({"jsonrpc": "2.0", "id": 1})",
         R"({"jsonrpc": "2.0", "id": 1, "method": 5})", R"({"jsonrpc": "2.0", "id": null, "method": "ping"})",
-        R"({"jsonrpc": "2.0", "id": {}, "method": "ping"})",
-        R"([{"jsonrpc": "2.0", "id": 1, "method": "ping"}])"})
+        R"({"jsonrpc": "2.0", "id": {}, "method": "ping"})"})
     EXPECT_EQ(code_of(bad), kInvalidRequest) << bad;
   EXPECT_EQ(code_of(request("ping", "[]")), kInvalidParams);
   EXPECT_EQ(said(request("nothing", "{}", "\"a\""))["id"], "a");
@@ -92,13 +98,13 @@ TEST(McpProtocol, ModernRequestsStandAlone) {
       "io.modelcontextprotocol/clientCapabilities": {}}})"))["error"];
   EXPECT_EQ(old["code"], kUnsupportedVersion);
   EXPECT_EQ(old["data"]["requested"], "2099-01-01");
-  EXPECT_THAT(old["data"]["supported"].dump(), HasSubstr("2026-07-28"));
+  EXPECT_EQ(old["data"]["supported"], found["supportedVersions"]);
 }
 
 TEST(McpProtocol, HeadersMustSayWhatTheBodySays) {
   const std::string call = request("tools/call", R"({"name": "get_status", )" + kMeta + "}");
   const HttpHeaders right{"2026-07-28", "tools/call", "get_status"};
-  EXPECT_TRUE(std::holds_alternative<ToolCall>(receive(call, "9.9", &right)));
+  EXPECT_TRUE(std::holds_alternative<ToolCall>(receive_one(call, &right)));
   int status = 0;
   for (const HttpHeaders& wrong : {HttpHeaders{}, HttpHeaders{"2026-07-28", "tools/list", "get_status"},
                                    HttpHeaders{"2026-07-28", "tools/call", "generate"},
@@ -111,6 +117,8 @@ TEST(McpProtocol, HeadersMustSayWhatTheBodySays) {
   const HttpHeaders unknown{"2099-01-01", std::nullopt, std::nullopt};
   EXPECT_EQ(code_of(request("tools/list"), &unknown, &status), kUnsupportedVersion);
   EXPECT_EQ(status, 400);
+  EXPECT_THAT(said(request("tools/list"), &unknown)["error"]["data"]["supported"].dump(),
+              HasSubstr("2025-11-25"));
   EXPECT_EQ(code_of(R"({"jsonrpc": "2.0", "method": "notifications/x"})", &unknown, &status),
             kUnsupportedVersion);
   const HttpHeaders modern{"2026-07-28", "nothing", std::nullopt};
@@ -122,9 +130,8 @@ TEST(McpProtocol, HeadersMustSayWhatTheBodySays) {
 }
 
 TEST(McpProtocol, CallsToolsAndCancels) {
-  const Outcome outcome = receive(
-      request("tools/call", R"({"name": "generate", "arguments": {"prompt": "x"}, )" + kMeta + "}", "\"a\""),
-      "9.9", nullptr);
+  const Outcome outcome = receive_one(
+      request("tools/call", R"({"name": "generate", "arguments": {"prompt": "x"}, )" + kMeta + "}", "\"a\""));
   const auto& call = std::get<ToolCall>(outcome);
   EXPECT_EQ(call.id, "a");
   EXPECT_EQ(call.tool, Tool::kGenerate);
@@ -144,10 +151,48 @@ TEST(McpProtocol, CallsToolsAndCancels) {
     EXPECT_EQ(code_of(request("tools/call", bad)), kInvalidParams) << bad;
   const std::string cancelled =
       R"({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "a"}})";
-  EXPECT_EQ(std::get<Cancel>(receive(cancelled, "9.9", nullptr)).id, "a");
+  EXPECT_EQ(std::get<Cancel>(receive_one(cancelled)).id, "a");
   const HttpHeaders none;
-  const Outcome ignored = receive(cancelled, "9.9", &none);
+  const Outcome ignored = receive_one(cancelled, &none);
   EXPECT_EQ(std::get<Said>(ignored).http_status, 202);
+}
+
+TEST(McpProtocol, BatchesAreAnsweredByOneMessage) {
+  const std::string batch = "[" + request("ping") + "," + request("no/such", "{}", "2") + "," +
+                            R"({"jsonrpc": "2.0", "method": "notifications/initialized"},)" +
+                            request("initialize", R"({"protocolVersion": "2025-03-26"})", "3") + "," +
+                            request("tools/call", R"({"name": "get_status"})", "4") + ",5]";
+  const Received received = receive(batch, "9.9", nullptr);
+  ASSERT_TRUE(received.batch);
+  ASSERT_EQ(received.outcomes.size(), 6u);
+  BatchAnswer answer(received.outcomes.size());
+  for (const Outcome& outcome : received.outcomes) {
+    EXPECT_FALSE(answer.done());
+    if (const auto* call = std::get_if<ToolCall>(&outcome)) answer.add(tool_answer(*call, "9.9", {"x"}));
+    if (const auto* out = std::get_if<Said>(&outcome)) answer.add(out->message);
+  }
+  ASSERT_TRUE(answer.done());
+  const Json said = json(answer.message());
+  ASSERT_EQ(said.size(), 5u);
+  EXPECT_EQ(said[0]["result"], Json::object());
+  EXPECT_EQ(said[1]["error"]["code"], kMethodNotFound);
+  EXPECT_EQ(said[2]["error"]["message"], "initialize cannot be part of a batch");
+  EXPECT_EQ(said[3]["result"]["content"][0]["text"], "x");
+  EXPECT_EQ(said[4]["error"]["code"], kInvalidRequest);
+
+  const HttpHeaders absent, right{"2025-03-26", std::nullopt, std::nullopt};
+  EXPECT_TRUE(receive(batch, "9.9", &absent).batch);
+  EXPECT_TRUE(receive(batch, "9.9", &right).batch);
+  for (const char* later : {"2024-11-05", "2025-06-18", "2025-11-25", "2026-07-28"}) {
+    const HttpHeaders headers{later, std::nullopt, std::nullopt};
+    EXPECT_EQ(code_of(batch, &headers), kInvalidRequest) << later;
+  }
+  std::string many = "[";
+  for (int i = 0; i < 65; ++i) many += "1,";
+  EXPECT_EQ(code_of(many + "1]"), kInvalidRequest);
+  BatchAnswer silent(1);
+  silent.add("");
+  EXPECT_EQ(silent.message(), "");
 }
 
 }  // namespace

@@ -100,7 +100,8 @@ ApiError submit_error(const Error& problem, const engine::Scheduler& scheduler) 
   return error;
 }
 
-tl::expected<Prompt, ApiError> make_prompt(const api::Call& call, const ServedModel& model) {
+tl::expected<Prompt, ApiError> make_prompt(const api::Call& call, const ServedModel& model,
+                                           std::vector<std::string>& warnings) {
   const auto refused = [](const Error& error) { return tl::unexpected<ApiError>(api::from_request(error)); };
   // Splitting a text takes many times its bytes, on a thread that others wait for: not where it cannot fit anyway.
   const auto too_long = [&model](const std::string& text) {
@@ -126,8 +127,9 @@ tl::expected<Prompt, ApiError> make_prompt(const api::Call& call, const ServedMo
            "the model " + model.name +
                " has no chat template: use /v1/completions, or start the server with --chat-template FILE"});
     if (const auto error = check_answers(call, model)) return tl::unexpected<ApiError>(*error);
-    const auto rendered =
-        model.chat->render(api::adapted_messages(chat->messages, model.answers.calls), chat->render);
+    const auto rendered = model.chat->render(
+        api::in_turns(api::adapted_messages(chat->messages, model.answers.calls), model.turns, warnings),
+        chat->render);
     if (!rendered) return refused(rendered.error().within("the chat template"));
     if (rendered->marked.size() > model.prompt_bytes_max)
       return tl::unexpected<ApiError>(too_long(rendered->marked));
@@ -164,7 +166,8 @@ tl::expected<Submitted, ApiError> submit_call(const api::Call& call, const std::
                                               std::function<void()> on_event) {
   using Refused = tl::unexpected<ApiError>;
   const ServedModel& model = *held;
-  auto prompt = make_prompt(call, model);
+  std::vector<std::string> warnings;
+  auto prompt = make_prompt(call, model, warnings);
   if (!prompt) return Refused(prompt.error());
   const uint32_t context =
       call.context_tokens == 0 ? model.context_tokens : std::min(call.context_tokens, model.context_tokens);
@@ -180,7 +183,6 @@ tl::expected<Submitted, ApiError> submit_call(const api::Call& call, const std::
                         " tokens. However, your messages resulted in " +
                         std::to_string(prompt->tokens.size()) + " tokens, and one is needed for the answer",
                     "messages"});
-  std::vector<std::string> warnings;
   auto constraint = make_constraint(call, model, *prompt, warnings);
   if (!constraint) return Refused(constraint.error());
   engine::Submission submission;

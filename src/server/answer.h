@@ -19,7 +19,8 @@
 
 namespace mlxf::server {
 
-// The prompt's tokens, and its text where it is echoed. Errors are the client's to mend.
+// The prompt's tokens, and its text where it is echoed. Errors are the client's to mend; what was asked for and cannot
+// be had of this model is added to `warnings`.
 struct Prompt {
   std::vector<TokenId> tokens;
   std::string text;
@@ -27,8 +28,8 @@ struct Prompt {
   std::string end;               // Of a chat's text.
   text::Thinking thinking = {};  // Where a structured answer begins.
 };
-[[nodiscard]] tl::expected<Prompt, api::ApiError> make_prompt(const api::Call& call,
-                                                              const ServedModel& model);
+[[nodiscard]] tl::expected<Prompt, api::ApiError> make_prompt(const api::Call& call, const ServedModel& model,
+                                                              std::vector<std::string>& warnings);
 
 // A call that the scheduler has taken; until it has ended the model is in use. `id` gives it a seed of its own where it
 // names none.

@@ -278,7 +278,8 @@ void App::count_tokens(const Exchange& exchange, const std::string& id) {
                const auto call = api::parse_anthropic_count(body);
                if (!call) return tl::unexpected<ApiError>(call.error());
                if (!names_model(call->model, model.name)) return no_such_model(call->model, model.name);
-               const auto prompt = make_prompt(*call, model);
+               std::vector<std::string> warnings;  // A count is no answer: they come with that.
+               const auto prompt = make_prompt(*call, model, warnings);
                if (!prompt) return tl::unexpected<ApiError>(prompt.error());
                return dump_json({{"input_tokens", prompt->tokens.size()}});
              });

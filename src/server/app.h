@@ -13,6 +13,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "api/embeddings.h"
 #include "api/ollama.h"
@@ -21,6 +22,7 @@
 #include "base/result.h"
 #include "http/server.h"
 #include "server/access.h"
+#include "server/mcp_call.h"
 #include "server/model_host.h"
 #include "server/request_log.h"
 
@@ -95,6 +97,10 @@ class App {
   void logs_recent(const Exchange& exchange, const std::string& id);
   void root(const Exchange& exchange, const std::string& id);
   void mcp(const Exchange& exchange, const std::string& id);
+  void mcp_batch(const Exchange& exchange, const std::string& id, const std::vector<mcp::Outcome>& outcomes);
+  [[nodiscard]] std::shared_ptr<McpCall> mcp_call(const Exchange& exchange, const mcp::ToolCall& call,
+                                                  const std::string& id,
+                                                  std::function<void(std::string message, bool last)> send);
   void ollama_version(const Exchange& exchange, const std::string& id);
   void ollama_tags(const Exchange& exchange, const std::string& id);
   void ollama_ps(const Exchange& exchange, const std::string& id);

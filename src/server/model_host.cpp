@@ -95,6 +95,7 @@ ModelHost::Opened ModelHost::open_now(const ModelSource& source) const {
   }
   if (served->chat) {
     served->answers = text::detect_answer_format(served->chat->source());
+    served->turns = text::find_turn_rules(*served->chat);
     for (const std::string& spelling : text::marker_spellings(served->answers)) {
       const auto id = served->tokenizer->find_token(spelling);
       if (id && served->tokenizer->traits(*id).special) served->marker_tokens.push_back(*id);

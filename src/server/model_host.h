@@ -32,6 +32,7 @@
 #include "text/answer_format.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
+#include "text/turn_rules.h"
 
 namespace mlxf::server {
 
@@ -42,6 +43,7 @@ struct ServedModel {
   std::optional<text::Tokenizer> tokenizer;
   std::optional<text::ChatTemplate> chat;
   text::AnswerFormat answers;          // As the chat template tells it.
+  text::TurnRules turns;               // As it follows them.
   std::vector<TokenId> marker_tokens;  // Special tokens that the format needs to see.
   std::optional<text::GrammarCompiler> grammars;
   decode::SamplingParams defaults;

@@ -112,6 +112,20 @@ class OverPipes(unittest.TestCase):
             self.assertEqual(message["id"], 3)
             self.assertEqual(pipes.end(), (b"", 0))
 
+    def test_a_batch_is_answered_by_one_message(self):
+        with Pipes() as pipes:
+            pipes.ask(request("initialize", {**INITIALIZE, "protocolVersion": "2025-03-26"}))
+            answers = pipes.ask([request("ping", number="a"), call("generate", {**PROMPT, "max_tokens": 4}, "b"),
+                                 {"jsonrpc": "2.0", "method": "notifications/initialized"}, request("no/such", number=3),
+                                 call("generate", {**PROMPT, "max_tokens": 4000}, "c"),
+                                 {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": "c"}}])
+            self.assertEqual({str(answer["id"]) for answer in answers}, {"a", "b", "3"})
+            (text,) = (a["result"]["structuredContent"] for a in answers if a["id"] == "b")
+            self.assertEqual(text["completion_tokens"], 4)
+            pipes.send([{"jsonrpc": "2.0", "method": "notifications/initialized"}])
+            self.assertEqual(pipes.ask(request("ping", number=9))["id"], 9)
+            self.assertEqual(pipes.end(), (b"", 0))
+
     def test_the_end_of_stdin_ends_what_is_under_way(self):
         with Pipes("--preload") as pipes:
             pipes.send(call("generate", {**PROMPT, "max_tokens": 8000}, 1, {"progressToken": "p"}))
@@ -187,6 +201,21 @@ class OverHttp(unittest.TestCase):
         for method in ("GET", "DELETE"):
             status, headers, _ = self.server.request(method, "/mcp", headers={"x-api-key": "key-for-tests"})
             self.assertEqual((status, headers["Allow"]), (405, "POST"))
+
+    def test_a_batch(self):
+        notice = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+        batch = [call("generate", {**PROMPT, "max_tokens": 4}, 1), notice, call("get_status", number=2),
+                 call("generate", {**PROMPT, "max_tokens": 4}, 3), request("no/such", number=4)]
+        for headers in ({}, {"MCP-Protocol-Version": "2025-03-26", "Accept": "application/json, text/event-stream"}):
+            status, heads, data = self.ask(batch, headers)
+            self.assertEqual((status, heads["Content-Type"]), (200, "application/json"))
+            answers = {answer["id"]: answer for answer in json.loads(data)}
+            self.assertEqual(sorted(answers), [1, 2, 3, 4])
+            self.assertEqual(answers[1]["result"]["content"], answers[3]["result"]["content"])
+            self.assertEqual(answers[4]["error"]["code"], -32601)
+        self.assertEqual(self.ask([notice, notice])[::2], (202, b""))
+        status, _, data = self.ask(batch, {"MCP-Protocol-Version": "2025-11-25"})
+        self.assertEqual((status, json.loads(data)["error"]["code"]), (400, -32600))
 
     def test_a_generation_is_streamed_with_progress(self):
         status, headers, data = self.modern(

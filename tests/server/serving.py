@@ -22,8 +22,8 @@ TEMPLATE = str(pathlib.Path(__file__).with_name("chat_template.jinja"))
 class Server:
     """Starts `mlx-flash serve` on a free port; use as a context manager."""
 
-    def __init__(self, *flags, env=None, template=True, budget="none"):
-        words = [PROGRAM, "serve", "-m", MODEL, "--port", "0", "-t", "2", "--memory-budget", budget, *flags]
+    def __init__(self, *flags, env=None, template=True, budget="none", model=MODEL, port=0):
+        words = [PROGRAM, "serve", "-m", str(model), "--port", str(port), "-t", "2", "--memory-budget", budget, *flags]
         if template:
             words += ["--chat-template", TEMPLATE]
         self.log = tempfile.TemporaryFile()
@@ -82,7 +82,10 @@ class Server:
             data = body if body is None or isinstance(body, (bytes, str)) else json.dumps(body)
             connection.request(method, path, data, {"Content-Type": "application/json", **(headers or {})})
             answer = connection.getresponse()
-            return answer.status, dict(answer.getheaders()), answer.read()
+            heads = {}
+            for name, value in answer.getheaders():
+                heads[name] = f"{heads[name]}, {value}" if name in heads else value
+            return answer.status, heads, answer.read()
         finally:
             connection.close()
 
