@@ -6,9 +6,12 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <memory>
+#include <utility>
 
 #include "cli/commands.h"
+#include "cli/prefix_cache.h"
 #include "cli/served_model.h"
 #include "platform/file.h"
 #include "platform/process.h"
@@ -20,11 +23,13 @@ namespace mlxf::cli {
 namespace {
 
 constexpr uint64_t kSmallFileMax = 1 << 20;
-constexpr uint64_t kOwnFiles = 128;  // Model shards, log, epoll: not for connections.
+constexpr std::chrono::seconds kSaveWait(60);  // For writing all that is kept: a memory's worth at 1 GB/s.
+constexpr uint64_t kOwnFiles = 128;            // Model shards, log, epoll: not for connections.
 
 struct Flags {
   std::shared_ptr<ServedModelFlags> served =
       std::make_shared<ServedModelFlags>();  // Shared with who opens it.
+  PrefixCacheFlags prefix_cache;
   std::string host, api_key_file, log_file, log_format = "text";
   std::vector<std::string> origins;
   uint16_t port = 8080;
@@ -77,6 +82,9 @@ void tell_manager(const std::string& state) {
 Status serve(const std::shared_ptr<Flags>& flags) {
   platform::ignore_broken_pipes();  // Whoever read the log may end first.
   ASSIGN_OR_RETURN(server::AppOptions options, app_options(flags));
+  ASSIGN_OR_RETURN(const std::unique_ptr<engine::PrefixFolder> prefixes,
+                   flags->prefix_cache.open(options.access.keys));
+  options.model.scheduler.prefix_folder = prefixes.get();
   const std::string host = flags->host.empty() ? "127.0.0.1" : flags->host;
   const std::string name = options.model.model.name;
   const uint64_t files = platform::raise_open_files_limit();
@@ -99,7 +107,18 @@ Status serve(const std::shared_ptr<Flags>& flags) {
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(flags->drain_seconds);
   while (!app->wait_idle(std::chrono::milliseconds(50)))
     if (signals.wait(std::chrono::milliseconds(0)) || std::chrono::steady_clock::now() >= deadline) break;
-  stop_in_time([&app] { app->stop(); });
+  std::function<bool()> saving;
+  if (prefixes != nullptr)
+    saving = [&, told = false, last = std::chrono::steady_clock::now() + kSaveWait]() mutable {
+      if (!prefixes->busy() || signals.wait(std::chrono::milliseconds(0)) ||
+          std::chrono::steady_clock::now() >= last)
+        return false;
+      if (!std::exchange(told, true))
+        std::fprintf(stderr, "writing kept prefixes to %s; again to stop now\n",
+                     flags->prefix_cache.folder.c_str());
+      return true;
+    };
+  stop_in_time([&app] { app->stop(); }, saving);
   return {};
 }
 
@@ -128,6 +147,7 @@ void add_serve(CLI::App& app, Action& action) {
                    "Seconds that answers under way get once it is told to stop, or to let go of its model")
       ->capture_default_str()
       ->check(CLI::Range(0, 86400));
+  flags->prefix_cache.add_to(*command);
   command->add_flag("--log-requests", flags->log_requests,
                     "A line on stderr for each request: when, id, client, path, status, how long, tokens");
   command->add_option("--log-file", flags->log_file, "File that gets a line for each request, at its end");

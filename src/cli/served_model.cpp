@@ -21,6 +21,7 @@ constexpr uint32_t kDefaultContext = 8192;
 constexpr uint32_t kNeighbourTokens = 2048;
 constexpr uint64_t kTemplateMax = 1 << 20;
 constexpr std::chrono::seconds kStopWait(2);
+constexpr std::chrono::milliseconds kStopLook(50);
 
 // From the headers alone, so that a model that is not there, or is none, is found before anybody asks for it.
 Result<api::OllamaModel> facts_of(const std::string& path) {
@@ -117,10 +118,13 @@ Result<server::ModelHostOptions> served_model(const std::shared_ptr<ServedModelF
   return out;
 }
 
-void stop_in_time(const std::function<void()>& stop) {
+void stop_in_time(const std::function<void()>& stop, const std::function<bool()>& wait_on) {
   BoundedQueue<int> stopped(1);
-  std::thread watchdog([&stopped] {
-    if (!stopped.wait(kStopWait)) std::_Exit(0);
+  std::thread watchdog([&] {
+    if (stopped.wait(kStopWait)) return;
+    while (wait_on && wait_on())
+      if (stopped.wait(kStopLook)) return;
+    std::_Exit(0);
   });
   stop();
   stopped.push(1);

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "formats/fingerprint.h"
+#include "platform/file.h"
 #include "platform/process.h"
 
 namespace mlxf::engine {
@@ -10,6 +12,18 @@ namespace {
 
 // The governor wants to be asked once a second at least, and reacts within one.
 constexpr std::chrono::milliseconds kReadEvery(250);
+
+const char* name_of(Activations activations) {
+  switch (activations) {
+    case Activations::kAuto:
+      return "auto";
+    case Activations::kF32:
+      return "f32";
+    case Activations::kInt8:
+      return "int8";
+  }
+  return "";
+}
 
 }  // namespace
 
@@ -26,6 +40,8 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
   engine->pool_ = std::make_unique<compute::ThreadPool>(options.threads != 0 ? options.threads
                                                                              : platform::usable_processors());
   compute::Cpu::Options cpu_options;
+  engine->arithmetic_ = std::string("kernels ") + kernels::select_kernels().isa + ", activations " +
+                        name_of(options.activations) + (options.bf16_rope_frequencies ? ", bf16 rope" : "");
   cpu_options.arithmetic =
       options.activations == Activations::kF32 ? compute::Arithmetic::kF32 : compute::Arithmetic::kInt8;
   engine->cpu_ = std::make_unique<compute::Cpu>(kernels::select_kernels(), *engine->pool_, cpu_options);
@@ -65,6 +81,18 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
 
 void Engine::spare_drive() {
   if (drive_care_) drive_care_->look(clock_());
+}
+
+Result<std::string> Engine::cache_maker() const {
+  ASSIGN_OR_RETURN(std::string maker, formats::fingerprint(manifest_));
+  maker = arithmetic_ + ", model " + maker;
+  for (const std::string& path : manifest_.files) {
+    ASSIGN_OR_RETURN(const platform::File file, platform::File::open(path));
+    // A fingerprint samples: what changes between its samples changes these.
+    maker.append(", ").append(std::to_string(file.identity().bytes)).append(" bytes of ");
+    maker.append(std::to_string(file.identity().modified_ns));
+  }
+  return maker;
 }
 
 std::optional<double> Engine::drive_celsius() const {

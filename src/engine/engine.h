@@ -69,6 +69,9 @@ class Engine {
   void spare_drive();
   // Of the drive that weights are streamed from, as looked at last; nothing where it does not tell.
   [[nodiscard]] std::optional<double> drive_celsius() const;
+  // Names what, besides the program, makes the bits of keys and values: the model's files, as they are now, and the
+  // arithmetic. Reads a few pages of each.
+  [[nodiscard]] Result<std::string> cache_maker() const;
   [[nodiscard]] double load_seconds() const { return load_seconds_; }
   // What the process held before the weights: the program, the tokenizer.
   [[nodiscard]] uint64_t held_before_weights() const { return held_before_weights_; }
@@ -82,6 +85,7 @@ class Engine {
   std::unique_ptr<compute::ThreadPool> pool_;
   std::unique_ptr<compute::Cpu> cpu_;
   std::unique_ptr<model::Model> model_;
+  std::string arithmetic_;
   double load_seconds_ = 0.0;
   uint64_t held_before_weights_ = 0;
   std::optional<platform::MemorySource> memory_source_;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
+
 namespace mlxf::engine {
 namespace {
 
@@ -12,24 +14,29 @@ uint32_t common_tokens(std::span<const TokenId> a, std::span<const TokenId> b) {
 
 }  // namespace
 
-std::optional<PrefixStore::Taken> PrefixStore::take(const std::string& user,
-                                                    std::span<const TokenId> prompt) {
-  uint32_t longest = 0;
-  size_t best = entries_.size();
-  for (size_t i = 0; i < entries_.size(); ++i) {
-    const Entry& entry = entries_[i];
+std::optional<PrefixStore::Match> PrefixStore::find(const std::string& user,
+                                                    std::span<const TokenId> prompt) const {
+  Match best;
+  for (const Entry& entry : entries_) {
     if (entry.user != user) continue;
     const uint32_t common = common_tokens(entry.tokens, prompt.first(prompt.size() - 1));
     // Layers that forget cannot go back to every length; then a shorter match may serve better.
     const uint32_t reach = common < entry.sequence->length() ? entry.sequence->truncatable(common) : common;
-    if (reach < kCommonTokensMin || uint64_t{reach} * 2 < entry.tokens.size() || reach <= longest) continue;
-    longest = reach;
-    best = i;
+    if (reach < kCommonTokensMin || uint64_t{reach} * 2 < entry.tokens.size() || reach <= best.tokens)
+      continue;
+    best = {entry.number, reach, entry.reservation.bytes()};
   }
-  if (best == entries_.size() || !entries_[best].sequence->truncate(longest)) return std::nullopt;
-  Taken taken{std::move(entries_[best].sequence), longest};
-  remove(best);
-  return taken;
+  return best.tokens != 0 ? std::optional(best) : std::nullopt;
+}
+
+std::unique_ptr<kv::Sequence> PrefixStore::take(const Match& match) {
+  const auto entry =
+      std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.number == match.entry; });
+  CHECK(entry != entries_.end());
+  std::unique_ptr<kv::Sequence> sequence = std::move(entry->sequence);
+  remove(static_cast<size_t>(entry - entries_.begin()));
+  CHECK(sequence->truncate(match.tokens));
+  return sequence;
 }
 
 void PrefixStore::keep(const std::string& user, std::span<const TokenId> tokens,
@@ -40,21 +47,47 @@ void PrefixStore::keep(const std::string& user, std::span<const TokenId> tokens,
       remove(i);  // What is kept now holds all of it.
   const uint64_t bytes = sequence->bytes();
   if (bytes > bytes_max_) return;
-  while (bytes_ + bytes > bytes_max_ || entries_.size() >= kEntriesMax) evict_one();
+  while (bytes_ + bytes > bytes_max_ || entries_.size() >= kEntriesMax)
+    if (!evict_oldest()) return;
+  if (make_room(bytes) != Room::kNow) return;
   auto reservation = ledger_.reserve(memory::Tag::kPrefix, bytes);
-  while (!reservation && evict_one()) reservation = ledger_.reserve(memory::Tag::kPrefix, bytes);
   if (!reservation) return;
   bytes_ += bytes;
-  entries_.push_back(
-      {user, {tokens.begin(), tokens.end()}, std::move(sequence), std::move(*reservation), ++uses_});
+  entries_.push_back({user,
+                      {tokens.begin(), tokens.end()},
+                      std::move(sequence),
+                      std::move(*reservation),
+                      ++uses_,
+                      FileTime::clock::now()});
 }
 
-bool PrefixStore::evict_one() {
-  if (entries_.empty()) return false;
-  const auto oldest = std::min_element(entries_.begin(), entries_.end(),
-                                       [](const Entry& a, const Entry& b) { return a.used < b.used; });
-  remove(static_cast<size_t>(oldest - entries_.begin()));
+PrefixStore::Room PrefixStore::make_room(uint64_t bytes, const std::optional<Match>& spared) {
+  while (ledger_.room() + leaving_bytes() < bytes)
+    if (!evict_oldest(spared)) return Room::kNone;
+  return ledger_.room() >= bytes ? Room::kNow : Room::kLater;
+}
+
+bool PrefixStore::evict_oldest(const std::optional<Match>& spared) {
+  const size_t oldest = !entries_.empty() && spared && entries_[0].number == spared->entry ? 1 : 0;
+  if (oldest >= entries_.size()) return false;
+  write(entries_[oldest]);
+  remove(oldest);
   return true;
+}
+
+void PrefixStore::clear() {
+  while (!entries_.empty()) {
+    write(entries_.back());
+    remove(entries_.size() - 1);
+  }
+}
+
+// Leaves it what the folder does not want.
+void PrefixStore::write(Entry& entry) {
+  if (folder_ == nullptr) return;
+  bytes_ -= entry.reservation.bytes();
+  (void)folder_->write(entry.user, entry.tokens, entry.used, entry.sequence, entry.reservation);
+  bytes_ += entry.reservation.bytes();
 }
 
 void PrefixStore::remove(size_t index) {

@@ -1,10 +1,11 @@
 // PrefixStore: the caches of finished conversations, kept so that a prompt that goes on with one costs only its new
 // tokens.
 //
-// An entry is a whole sequence with the tokens that it holds. take() moves the one with the longest common beginning
-// out and cuts it there, so an entry serves one request at a time and comes back when that request ends. Entries belong
-// to a user; nobody ever gets, or can measure, another's. Bytes are capped and charged to the ledger as Tag::kPrefix;
-// the least recently used entry leaves first. Owned by the scheduler; one thread, the engine's.
+// An entry is a whole sequence with the tokens that it holds. take() moves one out and cuts it to what it shares with
+// the prompt, so an entry serves one request at a time and comes back when that request ends. Entries belong to a user;
+// nobody ever gets, or can measure, another's. Bytes are capped and charged to the ledger as Tag::kPrefix; the least
+// recently used entry leaves first. With a folder it is written there, and its bytes stay charged until that is done.
+// Owned by the scheduler; one thread, the engine's.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "base/token_id.h"
+#include "engine/prefix_folder.h"
 #include "kv/sequence.h"
 #include "memory/ledger.h"
 
@@ -26,22 +28,34 @@ class PrefixStore {
   static constexpr uint32_t kCommonTokensMin = 16;
   static constexpr size_t kEntriesMax = 256;
 
-  // `ledger` outlives this.
-  PrefixStore(memory::Ledger& ledger, uint64_t bytes_max) : ledger_(ledger), bytes_max_(bytes_max) {}
+  // `ledger` and `folder`, which may be null and else is attached, outlive this.
+  PrefixStore(memory::Ledger& ledger, uint64_t bytes_max, PrefixFolder* folder = nullptr)
+      : ledger_(ledger), bytes_max_(bytes_max), folder_(folder) {}
 
-  struct Taken {
-    std::unique_ptr<kv::Sequence> sequence;
-    uint32_t tokens = 0;  // Its length: what it shares with the prompt.
+  struct Match {
+    uint64_t entry = 0;
+    uint32_t tokens = 0;  // Of the prompt.
+    uint64_t bytes = 0;   // That its taking frees.
   };
-  // At most all but the prompt's last token, whose logits are needed. Nothing when no entry shares enough: an entry is
-  // not cut to less than half, because what it would lose may be worth more than what this prompt gains.
-  [[nodiscard]] std::optional<Taken> take(const std::string& user, std::span<const TokenId> prompt);
+  // The entry with the longest beginning of the prompt, of which at most all but the last token counts, whose logits
+  // are needed. Nothing when no entry shares enough: an entry is not cut to less than half, because what it would lose
+  // may be worth more than what this prompt gains.
+  [[nodiscard]] std::optional<Match> find(const std::string& user, std::span<const TokenId> prompt) const;
+  // Its sequence, cut to the match. REQUIRES: found, and no other call since but make_room() sparing it.
+  [[nodiscard]] std::unique_ptr<kv::Sequence> take(const Match& match);
   // `tokens` are what `sequence` holds. Drops it when it cannot be kept.
   void keep(const std::string& user, std::span<const TokenId> tokens, std::unique_ptr<kv::Sequence> sequence);
-  // Lets go of the least recently used entry; false: there is none.
-  bool evict_one();
+
+  // kLater: what leaves is still being written.
+  enum class Room : uint8_t { kNow, kLater, kNone };
+  // Lets go of entries, least recently used ones first, until the ledger has or will have room for `bytes`.
+  [[nodiscard]] Room make_room(uint64_t bytes, const std::optional<Match>& spared = std::nullopt);
+  // Lets go of all entries; those used last are written first.
+  void clear();
 
   [[nodiscard]] uint64_t bytes() const { return bytes_; }
+  // All that entries are charged with, those included that are being written.
+  [[nodiscard]] uint64_t charged_bytes() const { return bytes_ + leaving_bytes(); }
   [[nodiscard]] size_t entries() const { return entries_.size(); }
 
  private:
@@ -50,13 +64,18 @@ class PrefixStore {
     std::vector<TokenId> tokens;
     std::unique_ptr<kv::Sequence> sequence;
     memory::Reservation reservation;
-    uint64_t used = 0;
+    uint64_t number = 0;  // Ascending by last use.
+    FileTime used;
   };
+  [[nodiscard]] bool evict_oldest(const std::optional<Match>& spared = std::nullopt);
+  void write(Entry& entry);
   void remove(size_t index);
+  [[nodiscard]] uint64_t leaving_bytes() const { return folder_ != nullptr ? folder_->leaving_bytes() : 0; }
 
   memory::Ledger& ledger_;
   const uint64_t bytes_max_;
-  std::vector<Entry> entries_;
+  PrefixFolder* const folder_;
+  std::vector<Entry> entries_;  // By number.
   uint64_t bytes_ = 0;
   uint64_t uses_ = 0;
 };

@@ -27,6 +27,12 @@ class PrefixStoreTest : public testing::Test {
     store.keep(user, ids, sequence(static_cast<uint32_t>(ids.size())));
   }
 
+  static std::unique_ptr<kv::Sequence> take(PrefixStore& store, const std::string& user,
+                                            const std::vector<TokenId>& prompt) {
+    const auto match = store.find(user, prompt);
+    return match ? store.take(*match) : nullptr;
+  }
+
   kv::PagePool pool_;
   memory::Ledger ledger_{100 * kPage};
 };
@@ -36,25 +42,24 @@ TEST_F(PrefixStoreTest, GivesTheLongestBeginningAndLeavesTheLastToken) {
   keep(store, tokens(100));
   keep(store, tokens(60, 1000));
   std::vector<TokenId> prompt = tokens(90);
-  auto taken = store.take("a", prompt);
+  auto taken = take(store, "a", prompt);
   ASSERT_TRUE(taken);
-  EXPECT_EQ(taken->tokens, 89u);
-  EXPECT_EQ(taken->sequence->length(), 89u);
+  EXPECT_EQ(taken->length(), 89u);
   EXPECT_EQ(store.entries(), 1u);
-  EXPECT_FALSE(store.take("a", prompt)) << "it serves one at a time";
+  EXPECT_FALSE(take(store, "a", prompt)) << "it serves one at a time";
   EXPECT_EQ(ledger_.snapshot().held(memory::Tag::kPrefix), kPage);
 }
 
 TEST_F(PrefixStoreTest, KeepsUsersApartAndLongEntriesWhole) {
   PrefixStore store(ledger_, 100 * kPage);
   keep(store, tokens(200), "a");
-  EXPECT_FALSE(store.take("b", tokens(200)));
+  EXPECT_FALSE(take(store, "b", tokens(200)));
   std::vector<TokenId> prompt = tokens(99);
   prompt.push_back(-1);
   prompt.push_back(-2);
-  EXPECT_FALSE(store.take("a", prompt)) << "it would lose more than half";
-  EXPECT_FALSE(store.take("a", tokens(10))) << "not worth it";
-  EXPECT_TRUE(store.take("a", tokens(200)));
+  EXPECT_FALSE(take(store, "a", prompt)) << "it would lose more than half";
+  EXPECT_FALSE(take(store, "a", tokens(10))) << "not worth it";
+  EXPECT_TRUE(take(store, "a", tokens(200)));
 }
 
 TEST_F(PrefixStoreTest, AnEntryReplacesThoseThatItHolds) {
@@ -71,14 +76,14 @@ TEST_F(PrefixStoreTest, TheOldestLeavesFirstAndTheCapHoldsForOneTooLarge) {
   keep(store, tokens(128, 5000));
   keep(store, tokens(128, 9000));
   EXPECT_EQ(store.entries(), 2u);
-  EXPECT_FALSE(store.take("a", tokens(200, 0)));
+  EXPECT_FALSE(take(store, "a", tokens(200, 0)));
   keep(store, tokens(64 * 5, 20000));
-  EXPECT_FALSE(store.take("a", tokens(400, 20000)));
+  EXPECT_FALSE(take(store, "a", tokens(400, 20000)));
   EXPECT_EQ(store.bytes(), 4 * kPage) << "and those that fit stay";
-  EXPECT_TRUE(store.evict_one());
-  EXPECT_FALSE(store.take("a", tokens(200, 5000)));
-  EXPECT_TRUE(store.take("a", tokens(200, 9000)));
-  EXPECT_FALSE(store.evict_one());
+  EXPECT_EQ(store.make_room(ledger_.room() + 1), PrefixStore::Room::kNow);
+  EXPECT_FALSE(take(store, "a", tokens(200, 5000)));
+  EXPECT_TRUE(take(store, "a", tokens(200, 9000)));
+  EXPECT_EQ(store.make_room(ledger_.room() + 1), PrefixStore::Room::kNone);
   EXPECT_EQ(ledger_.snapshot().held_bytes, 0u);
 }
 
@@ -88,11 +93,11 @@ TEST_F(PrefixStoreTest, AShorterMatchDoesWhereASlidingLayerCannotGoBack) {
   std::vector<TokenId> far = tokens(300);
   for (TokenId i = 0; i < 250; ++i) far.push_back(-1 - i);
   store.keep("a", far, sequence(550, 64));
-  EXPECT_FALSE(store.take("a", tokens(400)));
+  EXPECT_FALSE(take(store, "a", tokens(400)));
   store.keep("a", tokens(200), sequence(200, 64));
-  const auto taken = store.take("a", tokens(400));
+  const auto taken = take(store, "a", tokens(400));
   ASSERT_TRUE(taken);
-  EXPECT_EQ(taken->tokens, 200u);
+  EXPECT_EQ(taken->length(), 200u);
 }
 
 TEST_F(PrefixStoreTest, ARecurrentStateGoesBackToABorder) {
@@ -103,9 +108,9 @@ TEST_F(PrefixStoreTest, ARecurrentStateGoesBackToABorder) {
   (void)sequence->recurrent(0).begin(200);
   sequence->advance(200);
   store.keep("a", tokens(200), std::move(sequence));
-  const auto taken = store.take("a", tokens(160));
+  const auto taken = take(store, "a", tokens(160));
   ASSERT_TRUE(taken);
-  EXPECT_EQ(taken->tokens, 128u);
+  EXPECT_EQ(taken->length(), 128u);
 }
 
 }  // namespace

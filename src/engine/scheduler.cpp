@@ -111,11 +111,18 @@ struct Scheduler::Task {
   std::vector<TokenId> tokens;  // Prompt and answer: what the sequence holds, and at its end what it lacks.
   std::unique_ptr<Generation> generation;  // From the first admission on; of an embedding, never.
   std::vector<float> state;                // [hidden], of an embedding.
-  std::unique_ptr<kv::Sequence> sequence;  // While it runs.
+  std::unique_ptr<kv::Sequence> sequence;  // While it runs, but for the time that it takes to read one:
+  uint64_t restores = 0;                   // then the ticket of that, else 0,
+  uint32_t restored_tokens = 0;            // and what it will be cut to.
   memory::Reservation reservation;
   uint32_t cached_tokens = 0;
+  bool counted_cached = false;  // cached_tokens is known.
+  bool unrestorable = false;    // Reading its beginning was tried, in vain.
 
-  [[nodiscard]] uint32_t missing() const { return static_cast<uint32_t>(tokens.size()) - sequence->length(); }
+  // Tokens that the next steps can read.
+  [[nodiscard]] uint32_t missing() const {
+    return sequence == nullptr ? 0 : static_cast<uint32_t>(tokens.size()) - sequence->length();
+  }
   // Positions that it can need at most.
   [[nodiscard]] uint32_t limit() const {
     return static_cast<uint32_t>(submission.request.prompt.size()) +
@@ -150,6 +157,8 @@ Scheduler::Scheduler(Engine& engine, const text::Tokenizer* tokenizer, const Sch
       tokenizer_(tokenizer),
       options_(completed(options, engine.model())),
       context_fits_(positions_within(engine.model(), options_.context_max, options_.kv_bytes)),
+      ahead_bytes_(
+          std::min(options_.kv_bytes / 8, options_.parallel * engine.model().sequence_bytes(kGrowPositions))),
       ledger_(options_.kv_bytes),
       wakeup_(std::make_shared<Wakeup>()),
       prompt_tokens_(
@@ -172,7 +181,8 @@ Scheduler::Scheduler(Engine& engine, const text::Tokenizer* tokenizer, const Sch
           "mlx_flash_inter_token_seconds", "Between two tokens of one answer.", Metrics::seconds_buckets())),
       batch_rows_(metrics.histogram("mlx_flash_batch_rows", "Tokens per forward pass.",
                                     {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096})),
-      prefixes_(ledger_, std::min(options_.prefix_bytes, options_.kv_bytes)),
+      folder_(options_.prefix_folder),
+      prefixes_(ledger_, std::min(options_.prefix_bytes, options_.kv_bytes), folder_),
       logits_(uint64_t{options_.parallel} * engine.model().spec().vocab) {
   thread_ = std::thread([this] { run(); });
 }
@@ -258,10 +268,14 @@ SchedulerStatus Scheduler::status() const {
 
 void Scheduler::run() {
   engine_.model().interrupt_when([this] { return interrupted(); });
+  attach_folder();
   while (!stopping_) {
     collect();
+    collect_restored();
     drop_cancelled();
     admit();
+    // So that those that grow seldom wait for a write.
+    if (folder_ != nullptr && !running_.empty()) (void)prefixes_.make_room(ahead_bytes_);
     if (!step()) {
       // Nothing says that it is still so, and who asks for health first sends nothing that could find out.
       if (!last_error_.empty() && Clock::now() - failed_at_ > kErrorLasts) last_error_.clear();
@@ -280,7 +294,14 @@ void Scheduler::run() {
   remove_ended();
   publish();
   engine_.model().interrupt_when({});
-  while (prefixes_.evict_one()) continue;
+  prefixes_.clear();
+  if (folder_ != nullptr) folder_->detach();
+}
+
+void Scheduler::attach_folder() {
+  if (folder_ == nullptr) return;
+  folder_->attach(engine_.cache_maker(), engine_.model().make_sequence(options_.context_max)->geometry(),
+                  [wakeup = wakeup_] { wakeup->wake(); });
 }
 
 void Scheduler::collect() {
@@ -323,17 +344,28 @@ void Scheduler::admit() {
 // False: there is no room for it now.
 bool Scheduler::admit_task(size_t index) {
   Task& task = *waiting_[index];
-  const GenerateRequest& request = task.submission.request;
   const auto wanted =
       static_cast<uint32_t>(std::min<uint64_t>(task.tokens.size() + kGrowPositions, context_fits_));
   const uint64_t bytes = engine_.model().sequence_bytes(wanted);
-  if (bytes > ledger_.room() + prefixes_.bytes()) return false;
-  std::optional<PrefixStore::Taken> taken = prefixes_.take(task.submission.user, task.tokens);
+  if (bytes > ledger_.room() + prefixes_.charged_bytes()) return false;
+  const std::optional<PrefixStore::Match> kept = prefixes_.find(task.submission.user, task.tokens);
+  if (const Restore restore = restore_task(index, wanted, kept ? kept->tokens : 0); restore != Restore::kNo)
+    return restore == Restore::kBegun;
+  const uint64_t freed = kept ? std::min(kept->bytes, bytes) : 0;
+  if (prefixes_.make_room(bytes - freed, kept) != PrefixStore::Room::kNow) return false;
+  std::unique_ptr<kv::Sequence> sequence =
+      kept ? prefixes_.take(*kept) : engine_.model().make_sequence(options_.context_max);
   Result<memory::Reservation> reservation = ledger_.reserve(memory::Tag::kKv, bytes);
-  while (!reservation && prefixes_.evict_one()) reservation = ledger_.reserve(memory::Tag::kKv, bytes);
   if (!reservation) return false;
   task.reservation = std::move(*reservation);
-  task.sequence = taken ? std::move(taken->sequence) : engine_.model().make_sequence(options_.context_max);
+  start_task(index);
+  give_sequence(*running_.back(), std::move(sequence));
+  return true;
+}
+
+void Scheduler::start_task(size_t index) {
+  Task& task = *waiting_[index];
+  const GenerateRequest& request = task.submission.request;
   if (task.admitted == Clock::time_point()) {
     task.admitted = Clock::now();
     if (task.submission.embed) {
@@ -342,18 +374,63 @@ bool Scheduler::admit_task(size_t index) {
       task.generation =
           std::make_unique<Generation>(request, tokenizer_, engine_.model().spec().vocab, context_fits_);
     }
-    task.cached_tokens = task.sequence->length();
     queue_seconds_.observe(seconds_between(task.submitted, task.admitted));
     prompt_tokens_.add(request.prompt.size());
-    cached_tokens_.add(task.cached_tokens);
   }
   task.set_stage(Progress::Stage::kReading);
-  task.channel->prompt_done.store(task.sequence->length(), std::memory_order_relaxed);
   running_.push_back(std::move(waiting_[index]));
   waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(index));
   const MutexLock lock(mutex_);
   --waiting_count_;
-  return true;
+}
+
+void Scheduler::give_sequence(Task& task, std::unique_ptr<kv::Sequence> sequence) {
+  task.sequence = std::move(sequence);
+  task.channel->prompt_done.store(task.sequence->length(), std::memory_order_relaxed);
+  if (task.counted_cached) return;  // It goes on after it had to give way.
+  task.counted_cached = true;
+  task.cached_tokens = task.sequence->length();
+  cached_tokens_.add(task.cached_tokens);
+}
+
+// Begins to read the task's sequence from the folder, where that takes less time than to compute what it has more than
+// the one in memory.
+Scheduler::Restore Scheduler::restore_task(size_t index, uint32_t wanted, uint32_t kept_tokens) {
+  Task& task = *waiting_[index];
+  if (folder_ == nullptr || task.unrestorable) return Restore::kNo;
+  const std::optional<PrefixFolder::Match> match = folder_->find(task.submission.user, task.tokens);
+  if (!match || match->tokens < kept_tokens + PrefixStore::kCommonTokensMin) return Restore::kNo;
+  const double gained = prompt_token_seconds_ * (match->tokens - kept_tokens);
+  if (gained != 0.0 && gained < match->seconds) return Restore::kNo;
+  const uint64_t bytes = engine_.model().sequence_bytes(std::max(wanted, match->length));
+  if (bytes > ledger_.room() + prefixes_.charged_bytes()) return Restore::kNo;
+  if (prefixes_.make_room(bytes) != PrefixStore::Room::kNow) return Restore::kLater;
+  Result<memory::Reservation> reservation = ledger_.reserve(memory::Tag::kKv, bytes);
+  std::unique_ptr<kv::Sequence> sequence = engine_.model().make_sequence(options_.context_max);
+  if (!reservation || !sequence->restore(match->length, match->layout)) {
+    task.unrestorable = true;
+    return Restore::kLater;  // As one that is computed: room was made at the cost of what was found before.
+  }
+  task.restores = ++restores_;
+  task.restored_tokens = match->tokens;
+  start_task(index);
+  folder_->read(*match, restores_, std::move(sequence), std::move(*reservation));
+  return Restore::kBegun;
+}
+
+void Scheduler::collect_restored() {
+  if (folder_ == nullptr) return;
+  for (PrefixFolder::Restored& restored : folder_->collect()) {
+    const auto found = std::find_if(running_.begin(), running_.end(),
+                                    [&](const auto& one) { return one->restores == restored.ticket; });
+    if (found == running_.end()) continue;  // Cancelled.
+    Task& task = **found;
+    task.restores = 0;
+    task.reservation = std::move(restored.charge);
+    if (restored.sequence == nullptr || !restored.sequence->truncate(task.restored_tokens))
+      restored.sequence = engine_.model().make_sequence(options_.context_max);
+    give_sequence(task, std::move(restored.sequence));
+  }
 }
 
 uint32_t Scheduler::prompt_budget(uint32_t decoding) const {
@@ -383,7 +460,7 @@ void Scheduler::choose_rows() {
   }
 }
 
-// False: `task` itself had to give way.
+// False: `task` has to wait, or itself had to give way.
 bool Scheduler::make_room(Task& task, uint32_t rows) {
   const model::Model& model = engine_.model();
   const uint32_t positions = task.sequence->length() + rows;
@@ -391,7 +468,10 @@ bool Scheduler::make_room(Task& task, uint32_t rows) {
   if (needed <= task.reservation.bytes()) return true;
   const uint64_t ahead = model.sequence_bytes(std::min(task.limit(), positions + kGrowPositions));
   while (!task.reservation.resize(std::max(needed, ahead)) && !task.reservation.resize(needed)) {
-    if (prefixes_.evict_one()) continue;
+    const PrefixStore::Room room = prefixes_.make_room(needed - task.reservation.bytes());
+    if (room == PrefixStore::Room::kNow) continue;
+    // What is with the disk comes back; it leaves this step out.
+    if (room == PrefixStore::Room::kLater || (folder_ != nullptr && folder_->reading())) return false;
     const bool itself = running_.back().get() == &task;
     preempt_youngest();
     if (itself) return false;
@@ -429,6 +509,10 @@ bool Scheduler::step() {
   run_rows();
   remove_ended();
   const double seconds = seconds_between(start, Clock::now());
+  if (reads && !discarded_) {
+    const double now = seconds / total;
+    prompt_token_seconds_ = prompt_token_seconds_ == 0.0 ? now : 0.75 * prompt_token_seconds_ + 0.25 * now;
+  }
   if (!decodes) {
     decode_debt_seconds_ = 0.0;
   } else if (reads) {

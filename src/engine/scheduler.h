@@ -8,7 +8,9 @@
 // Others submit requests and read events from the tickets that they get. Waiting requests are admitted in turn among
 // users (API keys) and in order within a user, when a place among `parallel` and room for keys and values are there.
 // Room is taken as sequences grow; when it runs out, kept prefixes go first, then the youngest sequence goes back to
-// the queue and later reads its tokens again. A request that could never fit is refused at submit().
+// the queue and later reads its tokens again. A request that could never fit is refused at submit(). With a folder for
+// them, kept prefixes are written there as they leave, and read back where that is quicker than computing; whoever
+// waits for that disk leaves steps out, and the others go on.
 //
 // Thread-safe: Scheduler, Ticket (each ticket by one thread at a time). `on_event` is called by the engine's thread,
 // under no lock: it must not block. A reader that does not read pauses its own sequence once its queue is full.
@@ -44,7 +46,8 @@ struct SchedulerOptions {
   uint32_t context_max = 0;  // Tokens of one request, prompt and answer. REQUIRES: at least 2.
   uint64_t kv_bytes =
       0;  // For keys and values, kept prefixes included; 0: what `parallel` full contexts take.
-  uint64_t prefix_bytes = UINT64_MAX;  // Of them, for kept prefixes at most.
+  uint64_t prefix_bytes = UINT64_MAX;     // Of them, for kept prefixes at most.
+  PrefixFolder* prefix_folder = nullptr;  // Where they go from there; null: nowhere. Outlives the scheduler.
   // While others decode: the part of the time that reading prompts may take, and tokens of a prompt per step where all
   // weights are in memory. Streamed weights are read once per step, so there steps take as much as the model allows.
   double prefill_share = 0.5;
@@ -55,7 +58,7 @@ struct SchedulerOptions {
 // What a request cost.
 struct Usage {
   uint32_t prompt_tokens = 0;
-  uint32_t cached_tokens = 0;  // Of the prompt, found in kept caches.
+  uint32_t cached_tokens = 0;  // Of the prompt, found in kept caches, in memory or on the disk.
   uint32_t generated_tokens = 0;
   double queue_seconds = 0.0;
   double prompt_seconds = 0.0;    // From admission to the first token.
@@ -165,6 +168,13 @@ class Scheduler {
   void drop_cancelled();
   void admit();
   [[nodiscard]] bool admit_task(size_t index);
+  // The task runs from now on, with a sequence or while one is being read for it.
+  void start_task(size_t index);
+  void give_sequence(Task& task, std::unique_ptr<kv::Sequence> sequence);
+  enum class Restore : uint8_t { kBegun, kLater, kNo };
+  [[nodiscard]] Restore restore_task(size_t index, uint32_t wanted, uint32_t kept_tokens);
+  void collect_restored();
+  void attach_folder();
   // Indices of waiting_ in the order in which they will be admitted.
   [[nodiscard]] std::vector<size_t> turns() const;
   [[nodiscard]] bool step();
@@ -185,6 +195,7 @@ class Scheduler {
   const text::Tokenizer* const tokenizer_;
   const SchedulerOptions options_;
   const uint32_t context_fits_;  // Of context_max, what kv_bytes has room for.
+  const uint64_t ahead_bytes_;   // That kept prefixes leave free where they are written as they leave.
   memory::Ledger ledger_;
   const std::shared_ptr<Wakeup> wakeup_;  // Tickets may outlive this.
 
@@ -214,13 +225,16 @@ class Scheduler {
   std::atomic<bool> stopping_{false};                 // Set by stop(), read by the engine's thread; seq_cst.
 
   // The engine's thread only.
+  PrefixFolder* folder_ = nullptr;  // Once attached.
   PrefixStore prefixes_;
   TaskList waiting_;  // By arrival.
   TaskList running_;  // In order of admission.
   std::vector<Row> rows_;
   std::vector<model::Chunk> chunks_;
-  std::vector<float> logits_;         // [parallel, vocab]
-  double decode_debt_seconds_ = 0.0;  // Time that decoding sequences are owed for prompts read beside them.
+  std::vector<float> logits_;          // [parallel, vocab]
+  double decode_debt_seconds_ = 0.0;   // Time that decoding sequences are owed for prompts read beside them.
+  double prompt_token_seconds_ = 0.0;  // What reading a token of a prompt takes, lately; 0: none was read.
+  uint64_t restores_ = 0;              // Tickets of reads from the folder.
   std::string last_error_;
   Clock::time_point failed_at_;
   bool discarded_ = false;  // The last pass was given up.

@@ -32,4 +32,13 @@ void LatentPages::fill_from(uint32_t position, uint32_t& random) {
     fill_with_noise(pages_[page], page_bytes(), random);
 }
 
+void LatentPages::add_contents(Contents& contents) {
+  for (uint16_t* page : pages_) contents.emplace_back(reinterpret_cast<uint8_t*>(page), page_bytes());
+}
+
+Status LatentPages::restore(uint32_t length, std::span<const uint32_t>&) {
+  if (!grow(length)) return fail(ErrorCode::kOutOfBudget, "no memory for latents");
+  return {};
+}
+
 }  // namespace mlxf::kv

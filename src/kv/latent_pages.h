@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/kernel_table.h"
@@ -46,6 +47,10 @@ class LatentPages {
   [[nodiscard]] uint64_t missing_bytes(uint32_t positions) const;
   [[nodiscard]] uint64_t bytes() const { return pages_.size() * page_bytes(); }
   void fill_from(uint32_t position, uint32_t& random);
+  void add_geometry(Words& words) const { words.push_back(shape_.width); }
+  void add_layout(Words&) const {}
+  void add_contents(Contents& contents);
+  [[nodiscard]] Status restore(uint32_t length, std::span<const uint32_t>&);
 
   [[nodiscard]] Element element() const { return element_; }
   // The row of `position`. REQUIRES: T is float or uint16_t, as element() says.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "kv/pages.h"
 
@@ -23,6 +24,10 @@ struct NoCache {
   [[nodiscard]] uint64_t missing_bytes(uint32_t) const { return 0; }
   [[nodiscard]] uint64_t bytes() const { return 0; }
   void fill_from(uint32_t, uint32_t&) {}
+  void add_geometry(Words&) const {}
+  void add_layout(Words&) const {}
+  void add_contents(Contents&) {}
+  [[nodiscard]] Status restore(uint32_t, std::span<const uint32_t>&) { return {}; }
 };
 
 }  // namespace mlxf::kv

@@ -16,6 +16,13 @@ void fill_with_noise(uint16_t* page, uint64_t bytes, uint32_t& random) {
   }
 }
 
+bool take_word(std::span<const uint32_t>& words, uint32_t& word) {
+  if (words.empty()) return false;
+  word = words.front();
+  words = words.subspan(1);
+  return true;
+}
+
 uint64_t PageShape::bytes_max(uint32_t positions, uint32_t step, Element element) const {
   // A layer that forgets keeps what it sees and the rollback; both ends may lie inside a page.
   const uint32_t seen = window == 0 || chunk == 0 ? std::max(window, chunk) : std::min(window, chunk);
@@ -98,6 +105,32 @@ void Pages::fill_from(uint32_t position, uint32_t& random) {
     fill_with_noise(keys_[page], key_bytes(), random);
     fill_with_noise(values_[page], value_bytes(), random);
   }
+}
+
+void Pages::add_geometry(Words& words) const {
+  words.insert(words.end(), {shape_.kv_heads, shape_.key_dim, shape_.value_dim, shape_.window, shape_.chunk});
+}
+
+void Pages::add_layout(Words& words) const { words.push_back(first_page_); }
+
+void Pages::add_contents(Contents& contents) {
+  for (size_t page = first_page_; page < keys_.size(); ++page) {
+    contents.emplace_back(reinterpret_cast<uint8_t*>(keys_[page]), key_bytes());
+    contents.emplace_back(reinterpret_cast<uint8_t*>(values_[page]), value_bytes());
+  }
+}
+
+Status Pages::restore(uint32_t length, std::span<const uint32_t>& layout) {
+  uint32_t first = 0;
+  // All that the next token sees must be there.
+  if (!take_word(layout, first) || uint64_t{first} * kPagePositions > first_visible(length) ||
+      first > pages_for(length))
+    return fail(ErrorCode::kCorrupt, "keys and values do not begin where a layer of this shape needs them");
+  keys_.assign(first, nullptr);
+  values_.assign(first, nullptr);
+  first_page_ = first;
+  if (!grow(length)) return fail(ErrorCode::kOutOfBudget, "no memory for keys and values");
+  return {};
 }
 
 }  // namespace mlxf::kv

@@ -7,8 +7,10 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
+#include "base/result.h"
 #include "kernels/kernel_table.h"
 #include "kv/page_pool.h"
 
@@ -26,6 +28,12 @@ enum class Element : uint8_t { kF16, kF32 };
 
 // Pseudo-random elements: finite, and never denormal.
 void fill_with_noise(uint16_t* page, uint64_t bytes, uint32_t& random);
+
+// Numbers about a cache, and the memory that it consists of, for copies of it: see Sequence::layout().
+using Words = std::vector<uint32_t>;
+using Contents = std::vector<std::span<uint8_t>>;
+// Takes the first of `words`; false: there is none.
+[[nodiscard]] bool take_word(std::span<const uint32_t>& words, uint32_t& word);
 
 // How far truncate() can go back where layers forget.
 inline constexpr uint32_t kRollbackPositions = 64;
@@ -70,6 +78,13 @@ class Pages {
   [[nodiscard]] uint64_t bytes() const;
   // Pseudo-random contents of the pages that begin at `position` or later.
   void fill_from(uint32_t position, uint32_t& random);
+  // Appends the shape's numbers, those of what is held, and the memory that holds it.
+  void add_geometry(Words& words) const;
+  void add_layout(Words& words) const;
+  void add_contents(Contents& contents);
+  // Takes its own words of a layout and makes room for contents of `length`. kCorrupt for a layout that no cache of
+  // this shape has, kOutOfBudget without memory; then some of it may be there. REQUIRES: an empty cache, length > 0.
+  [[nodiscard]] Status restore(uint32_t length, std::span<const uint32_t>& layout);
 
   [[nodiscard]] Element element() const { return element_; }
   // The first position that the token at `position` sees.

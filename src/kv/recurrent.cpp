@@ -1,6 +1,7 @@
 #include "kv/recurrent.h"
 
 #include <algorithm>
+#include <iterator>
 
 #include "base/check.h"
 
@@ -111,6 +112,50 @@ void Recurrent::fill_from(uint32_t, uint32_t& random) {
   }
   current.holds = true;
   filled_ = true;
+}
+
+std::vector<Recurrent::State> Recurrent::held() const {
+  std::vector<State> held;
+  std::copy_if(states_.begin(), states_.end(), std::back_inserter(held),
+               [](const State& state) { return state.holds && state.position > 0; });
+  std::sort(held.begin(), held.end(), [](const State& a, const State& b) { return a.position < b.position; });
+  if (held.size() > 1 + kKeptBorders) held.erase(held.begin());
+  return held;
+}
+
+void Recurrent::add_geometry(Words& words) const {
+  words.push_back(static_cast<uint32_t>(shape_.state_floats));
+  words.push_back(static_cast<uint32_t>(shape_.state_floats >> 32));
+}
+
+void Recurrent::add_layout(Words& words) const {
+  const std::vector<State> states = held();
+  words.push_back(static_cast<uint32_t>(states.size()));
+  for (const State& state : states) words.push_back(state.position);
+}
+
+void Recurrent::add_contents(Contents& contents) {
+  for (const State& state : held())
+    contents.emplace_back(reinterpret_cast<uint8_t*>(state.memory), shape_.state_bytes());
+}
+
+Status Recurrent::restore(uint32_t length, std::span<const uint32_t>& layout) {
+  uint32_t count = 0, before = 0;
+  std::array<uint32_t, 1 + kKeptBorders> positions{};
+  bool fits = take_word(layout, count) && count >= 1 && count <= positions.size();
+  for (uint32_t i = 0; fits && i < count; ++i) {
+    fits = take_word(layout, positions[i]) && positions[i] > before &&
+           (i + 1 == count ? positions[i] == length : positions[i] % kStateBlock == 0);
+    before = positions[i];
+  }
+  if (!fits) return fail(ErrorCode::kCorrupt, "a recurrent layer's states are not at its borders");
+  if (!grow(length)) return fail(ErrorCode::kOutOfBudget, "no memory for recurrent states");
+  for (uint32_t i = 0; i < count; ++i) {
+    states_[i].position = positions[i];
+    states_[i].holds = true;
+  }
+  current_ = count - 1;
+  return {};
 }
 
 }  // namespace mlxf::kv

@@ -57,6 +57,10 @@ class Recurrent {
   [[nodiscard]] uint64_t missing_bytes(uint32_t positions) const;
   [[nodiscard]] uint64_t bytes() const;
   void fill_from(uint32_t position, uint32_t& random);
+  void add_geometry(Words& words) const;
+  void add_layout(Words& words) const;
+  void add_contents(Contents& contents);
+  [[nodiscard]] Status restore(uint32_t length, std::span<const uint32_t>& layout);
 
   // A part of a pass: from the state `from` at the end of the part before it, over the positions up to `end`, to `to`.
   struct Step {
@@ -76,6 +80,8 @@ class Recurrent {
     [[nodiscard]] float* values() const { return reinterpret_cast<float*>(memory); }
   };
   [[nodiscard]] uint32_t free_state() const;
+  // Those that a copy needs, by position: the current one is the last.
+  [[nodiscard]] std::vector<State> held() const;
 
   PagePool& pool_;
   const RecurrentShape shape_;

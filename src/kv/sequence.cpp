@@ -101,6 +101,44 @@ Status Sequence::fill(uint32_t positions) {
   return {};
 }
 
+Words Sequence::geometry() const {
+  Words words = {context_max_, static_cast<uint32_t>(element_), static_cast<uint32_t>(layers_.size())};
+  for (const auto& layer : layers_) {
+    words.push_back(static_cast<uint32_t>(layer.index()));
+    std::visit([&](const auto& cache) { cache.add_geometry(words); }, layer);
+  }
+  return words;
+}
+
+Words Sequence::layout() const {
+  Words words;
+  for (const auto& layer : layers_) std::visit([&](const auto& cache) { cache.add_layout(words); }, layer);
+  return words;
+}
+
+Contents Sequence::contents() {
+  Contents contents;
+  for (auto& layer : layers_) std::visit([&](auto& cache) { cache.add_contents(contents); }, layer);
+  return contents;
+}
+
+Status Sequence::restore(uint32_t length, std::span<const uint32_t> layout) {
+  CHECK(length_ == 0);
+  Status status;
+  if (length == 0 || length > context_max_)
+    return fail(ErrorCode::kInvalidArgument, "a context of " + std::to_string(context_max_) +
+                                                 " tokens cannot take " + std::to_string(length));
+  for (size_t i = 0; i < layers_.size() && status; ++i)
+    status = std::visit([&](auto& cache) { return cache.restore(length, layout); }, layers_[i]);
+  if (status && !layout.empty()) status = fail(ErrorCode::kCorrupt, "the layout is of more layers");
+  if (status) {
+    length_ = length;
+  } else {
+    for (auto& layer : layers_) std::visit([](auto& cache) { cache.shrink(0); }, layer);
+  }
+  return status;
+}
+
 uint64_t Sequence::bytes() const {
   uint64_t total = 0;
   for (const auto& layer : layers_)

@@ -59,6 +59,18 @@ class Sequence {
   // REQUIRES: the layer has a RecurrentShape.
   [[nodiscard]] Recurrent& recurrent(uint32_t layer) { return *std::get_if<Recurrent>(&layers_[layer]); }
 
+  // Copies of a sequence: what must be equal in another one that takes its contents,
+  [[nodiscard]] Words geometry() const;
+  // which of its positions and states are held, layer by layer,
+  [[nodiscard]] Words layout() const;
+  // and the memory that holds them: whole pages and states, in the order of the layers, theirs until the next change.
+  // REQUIRES: no more is reserved than length().
+  [[nodiscard]] Contents contents();
+  // Makes it one of `length` and `layout` whose contents() the caller then overwrites, all of them: until then they are
+  // undefined. kCorrupt for a layout that no sequence of this geometry has, kInvalidArgument beyond context_max,
+  // kOutOfBudget without memory; then it is empty. REQUIRES: an empty sequence.
+  [[nodiscard]] Status restore(uint32_t length, std::span<const uint32_t> layout);
+
   // Bytes of pages and states held.
   [[nodiscard]] uint64_t bytes() const;
   // The most bytes that a sequence of such layers ever holds until it has `positions`, given at most `chunk` tokens at

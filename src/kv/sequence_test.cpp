@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
+#include <vector>
 
 namespace mlxf::kv {
 namespace {
@@ -101,6 +103,125 @@ TEST(Sequence, NeverHoldsMoreThanItSaysBeforehand) {
     }
     EXPECT_GT(most, Sequence::bytes_max(layers, Element::kF16, 1000, chunk) / 2);
   }
+}
+
+// A sequence of every kind of layer, whose states have borders as a model's steps leave them.
+class Copies : public testing::Test {
+ protected:
+  const std::vector<LayerShape> shapes_ = {
+      kFull, kSliding, LatentShape{32}, RecurrentShape{5}, NoShape{}, PageShape{1, 16, 16, 0, 128}};
+  static constexpr uint32_t kRecurrentLayer = 3;
+  PagePool pool_;
+
+  std::unique_ptr<Sequence> make(uint32_t context_max = 1000) {
+    return std::make_unique<Sequence>(pool_, shapes_, context_max);
+  }
+  // Grows in steps of `chunk`; every byte depends on `seed` and its place.
+  std::unique_ptr<Sequence> filled(uint32_t length, uint32_t chunk, uint8_t seed) {
+    auto sequence = make();
+    while (sequence->length() < length) {
+      const uint32_t step = std::min(chunk, length - sequence->length());
+      EXPECT_TRUE(sequence->reserve(step));
+      for (const Recurrent::Step& part :
+           sequence->recurrent(kRecurrentLayer).begin(sequence->length() + step))
+        for (uint32_t i = 0; i < 5; ++i) part.to[i] = static_cast<float>(part.end * 10 + i);
+      sequence->advance(step);
+    }
+    size_t at = seed;
+    for (const std::span<uint8_t> part : sequence->contents()) {
+      if (part.size() == 5 * sizeof(float)) continue;  // The states, which were written above.
+      for (uint8_t& byte : part) byte = static_cast<uint8_t>(++at * 7 >> 2);
+    }
+    return sequence;
+  }
+  static std::vector<uint8_t> bytes_of(Sequence& sequence) {
+    std::vector<uint8_t> all;
+    for (const std::span<uint8_t> part : sequence.contents()) all.insert(all.end(), part.begin(), part.end());
+    return all;
+  }
+  static void write(Sequence& sequence, std::span<const uint8_t> bytes) {
+    for (const std::span<uint8_t> part : sequence.contents()) {
+      ASSERT_GE(bytes.size(), part.size());
+      std::copy_n(bytes.begin(), part.size(), part.begin());
+      bytes = bytes.subspan(part.size());
+    }
+    EXPECT_TRUE(bytes.empty());
+  }
+};
+
+TEST_F(Copies, AreTheSameSequence) {
+  for (const uint32_t length : {1u, 63u, 64u, 65u, 300u, 512u, 777u})
+    for (const uint32_t chunk : {1u, 64u, 200u}) {
+      SCOPED_TRACE(std::to_string(length) + " in steps of " + std::to_string(chunk));
+      const auto original = filled(length, chunk, static_cast<uint8_t>(length));
+      const auto copy = make();
+      EXPECT_EQ(copy->geometry(), original->geometry());
+      ASSERT_TRUE(copy->restore(length, original->layout()));
+      write(*copy, bytes_of(*original));
+      EXPECT_EQ(copy->length(), length);
+      EXPECT_EQ(copy->bytes(), original->bytes());
+      EXPECT_EQ(copy->layout(), original->layout());
+      EXPECT_EQ(bytes_of(*copy), bytes_of(*original));
+      for (uint32_t back = 0; back <= length; ++back)
+        ASSERT_EQ(copy->truncatable(back), original->truncatable(back)) << back;
+      // Both go on alike.
+      for (Sequence* sequence : {original.get(), copy.get()}) {
+        ASSERT_TRUE(sequence->reserve(100));
+        const auto parts = sequence->recurrent(kRecurrentLayer).begin(length + 100);
+        EXPECT_EQ(parts.front().from[1], static_cast<float>(length * 10 + 1));
+        sequence->advance(100);
+      }
+      EXPECT_EQ(copy->layout(), original->layout());
+      const uint32_t border = original->truncatable(length + 99);
+      ASSERT_TRUE(original->truncate(border) && copy->truncate(border));
+      EXPECT_EQ(copy->layout(), original->layout());
+    }
+}
+
+TEST_F(Copies, RefuseALayoutThatNoSequenceHas) {
+  const auto original = filled(300, 64, 1);
+  const Words layout = original->layout();
+  const uint64_t held = pool_.bytes() - pool_.free_bytes();
+  const auto refused = [&](const Words& words, uint32_t length = 300) {
+    const auto copy = make();
+    const Status status = copy->restore(length, words);
+    EXPECT_EQ(copy->length(), 0u);
+    EXPECT_EQ(copy->bytes(), 0u);
+    EXPECT_EQ(pool_.bytes() - pool_.free_bytes(), held) << "all pages are back";
+    return !status;
+  };
+  EXPECT_FALSE(make()->restore(300, {}));
+  for (size_t words = 0; words < layout.size(); ++words)
+    EXPECT_TRUE(refused({layout.begin(), layout.begin() + static_cast<ptrdiff_t>(words)})) << words;
+  Words longer = layout;
+  longer.push_back(0);
+  EXPECT_TRUE(refused(longer));
+  for (size_t i = 0; i < layout.size(); ++i)
+    for (const uint32_t value : {layout[i] + 5, layout[i] + 64, 0xFFFFFFFFu, 0x80000000u}) {
+      Words wrong = layout;
+      wrong[i] = value;
+      EXPECT_TRUE(refused(wrong)) << "word " << i << " = " << value;
+    }
+  EXPECT_TRUE(refused(layout, 0));
+  EXPECT_TRUE(refused(layout, 1001)) << "beyond the context";
+  EXPECT_TRUE(refused(layout, 299)) << "the state is not of this length";
+}
+
+TEST_F(Copies, TellShapesApart) {
+  const Words here = make()->geometry();
+  EXPECT_NE(make(999)->geometry(), here) << "some rotations depend on it";
+  EXPECT_NE(Sequence(pool_, shapes_, 1000, Element::kF32).geometry(), here);
+  std::vector<Words> all = {here};
+  for (const LayerShape& other : {LayerShape(PageShape{1, 16, 32, 0}), LayerShape(PageShape{2, 32, 32, 0}),
+                                  LayerShape(PageShape{2, 16, 16, 0}), LayerShape(PageShape{2, 16, 32, 64}),
+                                  LayerShape(PageShape{2, 16, 32, 0, 64}), LayerShape(LatentShape{16}),
+                                  LayerShape(RecurrentShape{5}), LayerShape(NoShape{})}) {
+    std::vector<LayerShape> shapes = shapes_;
+    shapes[0] = other;
+    all.push_back(Sequence(pool_, shapes, 1000).geometry());
+  }
+  std::sort(all.begin(), all.end());
+  EXPECT_EQ(std::unique(all.begin(), all.end()), all.end());
 }
 
 }  // namespace

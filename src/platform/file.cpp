@@ -44,6 +44,19 @@ FileIdentity identity_of(const struct stat& status) {
           static_cast<uint64_t>(status.st_size), nanoseconds(modified), nanoseconds(changed)};
 }
 
+// So that a name that was given or taken is on the disk. A file system that cannot do that for folders has nothing to
+// flush.
+Status flush_folder_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
+  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY);
+  if (descriptor < 0) return {};  // One that may be written to and not be read.
+  const int number = ::fsync(descriptor) == 0 ? 0 : errno;
+  ::close(descriptor);
+  if (number != EIO) return {};
+  return tl::unexpected<Error>(system_error(folder, "cannot flush to the disk", number));
+}
+
 void close_if_open(int descriptor) {
   if (descriptor >= 0) ::close(descriptor);
 }
@@ -178,21 +191,21 @@ void NewFile::discard() {
   temporary_.clear();
 }
 
-Result<NewFile> NewFile::create(const std::string& path, Overwrite overwrite) {
+Result<NewFile> NewFile::create(const std::string& path, Overwrite overwrite, Readers readers) {
   struct stat status {};
   if (::lstat(path.c_str(), &status) == 0) {
     if (overwrite == Overwrite::kRefuse)
       return fail(ErrorCode::kInvalidArgument, path + ": exists already and is not overwritten unless asked");
     if (S_ISDIR(status.st_mode)) return fail(ErrorCode::kInvalidArgument, path + ": is a directory");
   }
-  std::string temporary = path + ".part-XXXXXX";
+  std::string temporary = path + kPartSuffix + "XXXXXX";
   const int descriptor = ::mkstemp(temporary.data());
   if (descriptor < 0)
     return tl::unexpected<Error>(system_error(path, "cannot create a file beside it", errno));
   ::fcntl(descriptor, F_SETFD, FD_CLOEXEC);
   // mkstemp() makes files private; a model is as readable as the umask says. The umask can only be read by
   // setting it, which is not thread-safe, so the usual 0644 is assumed.
-  ::fchmod(descriptor, 0644);
+  if (readers == Readers::kEverybody) ::fchmod(descriptor, 0644);
   return NewFile(path, std::move(temporary), descriptor, overwrite);
 }
 
@@ -230,7 +243,7 @@ Status NewFile::commit() {
     // link() fails when the name exists, which rename() does not.
     if (::link(temporary_.c_str(), path_.c_str()) == 0) {
       discard();
-      return {};
+      return flush_folder_of(path_);
     }
     const int number = errno;
     struct stat status {};
@@ -246,7 +259,7 @@ Status NewFile::commit() {
     return tl::unexpected<Error>(error);
   }
   temporary_.clear();
-  return {};
+  return flush_folder_of(path_);
 }
 
 }  // namespace mlxf::platform

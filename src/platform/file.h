@@ -56,12 +56,18 @@ class File {
 [[nodiscard]] Result<std::string> read_whole_file(const std::string& path, uint64_t bytes_max);
 
 enum class Overwrite : uint8_t { kRefuse, kReplace };
+enum class Readers : uint8_t { kEverybody, kOwner };
+
+// What stands between a new file's name and what mkstemp() adds to it until commit().
+inline constexpr const char* kPartSuffix = ".part-";
 
 // A file being written under a temporary name in the same folder. commit() flushes it to the disk and gives
-// it its name in one step; without commit() the destructor removes it. One thread.
+// it its name in one step, which is on the disk, too, once it returns; without commit() the destructor removes it.
+// One thread.
 class NewFile {
  public:
-  [[nodiscard]] static Result<NewFile> create(const std::string& path, Overwrite overwrite);
+  [[nodiscard]] static Result<NewFile> create(const std::string& path, Overwrite overwrite,
+                                              Readers readers = Readers::kEverybody);
   NewFile(NewFile&& other) noexcept;
   NewFile& operator=(NewFile&& other) noexcept;
   NewFile(const NewFile&) = delete;

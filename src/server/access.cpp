@@ -158,6 +158,8 @@ std::optional<ApiError> check_admin(const http::Request& request, const AccessRu
       "origins, may change what is served"};
 }
 
+std::string user_of_key(size_t index) { return "key " + std::to_string(index + 1); }
+
 std::optional<ApiError> check_key(const http::Request& request, const AccessRules& rules, std::string& user) {
   user.clear();
   if (rules.keys.empty()) return std::nullopt;
@@ -179,7 +181,7 @@ std::optional<ApiError> check_key(const http::Request& request, const AccessRule
     if (key != given.front())
       return ApiError{ErrorKind::kUnauthorized, "Authorization and x-api-key give different keys"};
   for (size_t i = 0; i < rules.keys.size(); ++i)
-    if (same_secret(given.front(), rules.keys[i])) user = "key " + std::to_string(i + 1);
+    if (same_secret(given.front(), rules.keys[i])) user = user_of_key(i);
   if (user.empty()) return ApiError{ErrorKind::kUnauthorized, "the API key is not known"};
   return std::nullopt;
 }

@@ -51,7 +51,9 @@ void add_cors_headers(const http::Request& request, const AccessRules& rules,
 // kForbidden else. The key itself is check_key()'s.
 [[nodiscard]] std::optional<api::ApiError> check_admin(const http::Request& request,
                                                        const AccessRules& rules);
-// kUnauthorized without a right key; `user` receives a name for the key that was given, or stays empty without keys.
+// The name of whoever gives rules.keys[index].
+[[nodiscard]] std::string user_of_key(size_t index);
+// kUnauthorized without a right key; `user` receives the name for the key that was given, or stays empty without keys.
 [[nodiscard]] std::optional<api::ApiError> check_key(const http::Request& request, const AccessRules& rules,
                                                      std::string& user);
 

@@ -107,6 +107,7 @@ class App {
   void ollama_show(const Exchange& exchange, const std::string& id);
 
   void register_metrics();
+  void register_disk_metrics();
   [[nodiscard]] api::OllamaModel ollama_model() const;
   [[nodiscard]] double uptime_seconds() const;
 

@@ -45,6 +45,7 @@ void App::register_metrics() {
   metrics_.gauge("mlx_flash_prefix_bytes", "Keys and values kept for prompts to come.", [this] {
     return static_cast<double>(scheduler_status(host_).kv.held(memory::Tag::kPrefix));
   });
+  register_disk_metrics();
   metrics_.counter_of("mlx_flash_cache_hits_total", "Streamed weights that were in memory when needed.",
                       [this] { return static_cast<double>(scheduler_status(host_).weights.hits); });
   metrics_.counter_of("mlx_flash_cache_misses_total", "Streamed weights that had to be read, or waited for.",
@@ -63,6 +64,22 @@ void App::register_metrics() {
                       [this] { return static_cast<double>(scheduler_status(host_).weights.read_bytes); });
   metrics_.counter_of("mlx_flash_stall_seconds_total", "Spent waiting for streamed weights.",
                       [this] { return scheduler_status(host_).weights.stall_seconds; });
+}
+
+void App::register_disk_metrics() {
+  const engine::PrefixFolder* folder = host_.prefix_folder();
+  if (folder == nullptr) return;
+  metrics_.gauge("mlx_flash_prefix_disk_bytes", "Keys and values kept on the disk.",
+                 [folder] { return static_cast<double>(folder->stats().bytes); });
+  metrics_.gauge("mlx_flash_prefix_disk_entries", "Beginnings of conversations kept on the disk.",
+                 [folder] { return static_cast<double>(folder->stats().entries); });
+  metrics_.counter_of("mlx_flash_prefix_disk_hits_total", "Of them, those that were restored.",
+                      [folder] { return static_cast<double>(folder->stats().hits); });
+  metrics_.counter_of("mlx_flash_prefix_disk_writes_total", "Of them, those that were written.",
+                      [folder] { return static_cast<double>(folder->stats().writes); });
+  metrics_.counter_of("mlx_flash_prefix_disk_rejected_total",
+                      "Files that were removed because of a fault, unused.",
+                      [folder] { return static_cast<double>(folder->stats().rejected); });
 }
 
 }  // namespace mlxf::server

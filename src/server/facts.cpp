@@ -65,6 +65,13 @@ Json status_facts(const ModelHost& host) {
                {"hardware", {{"chip", platform::processor_name()}, {"ram_gb", gib(reading.total_bytes)}}},
                {"memory", memory_facts(reading)}};
   if (!names.next.empty()) body["switching_to"] = names.next;
+  if (host.prefix_folder() != nullptr) {
+    const engine::PrefixFolderStats disk = host.prefix_folder()->stats();
+    body["prefix_disk"] = {{"bytes", disk.bytes},       {"entries", disk.entries},
+                           {"hits", disk.hits},         {"writes", disk.writes},
+                           {"rejected", disk.rejected}, {"writing", !disk.off && !disk.writes_off},
+                           {"reading", !disk.off}};
+  }
   if (model == nullptr) return body;
   const engine::SchedulerStatus scheduler = model->scheduler->status();
   body["scheduler"] = {{"running", scheduler.running},

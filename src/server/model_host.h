@@ -122,6 +122,8 @@ class ModelHost {
   [[nodiscard]] Names names() const MLXF_EXCLUDES(mutex_);
   // How long the loaded model still stays if nobody uses it; kForever, or nothing if none is loaded.
   [[nodiscard]] std::optional<std::chrono::milliseconds> expires_in() const MLXF_EXCLUDES(mutex_);
+  // Where kept prefixes go from memory; null: nowhere.
+  [[nodiscard]] const engine::PrefixFolder* prefix_folder() const { return options_.scheduler.prefix_folder; }
   // Names that switch_to() takes besides the served one's.
   [[nodiscard]] std::vector<std::string> others() const MLXF_EXCLUDES(mutex_);
 

@@ -1,0 +1,241 @@
+#include "engine/prefix_file.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/crc32c.h"
+
+namespace mlxf::engine {
+namespace {
+
+constexpr std::array<uint8_t, 8> kMagic = {'M', 'L', 'X', 'F', 'P', 'R', 'F', 'X'};
+constexpr uint32_t kVersion = 1;
+// Magic, version, bytes of the head, bytes of the payload, five counts, scope.
+constexpr size_t kFixedBytes = 8 + 4 + 4 + 8 + 5 * 4 + 32;
+constexpr size_t kWordBytes = 4;
+
+// Numbers are little-endian whatever the machine.
+void put(std::vector<uint8_t>& out, uint64_t value, int bytes) {
+  for (int i = 0; i < bytes; ++i) out.push_back(static_cast<uint8_t>(value >> (8 * i)));
+}
+void put_words(std::vector<uint8_t>& out, std::span<const uint32_t> words) {
+  for (const uint32_t word : words) put(out, word, kWordBytes);
+}
+
+// REQUIRES: there are so many bytes at `at`.
+uint64_t get(std::span<const uint8_t> bytes, size_t at, int count) {
+  uint64_t value = 0;
+  for (int i = 0; i < count; ++i) value |= uint64_t{bytes[at + static_cast<size_t>(i)]} << (8 * i);
+  return value;
+}
+
+uint64_t chunks_of(uint64_t payload_bytes) {
+  return payload_bytes / kPrefixChunkBytes + (payload_bytes % kPrefixChunkBytes != 0 ? 1 : 0);
+}
+
+uint64_t trailer_bytes(uint64_t payload_bytes) { return (chunks_of(payload_bytes) + 1) * kWordBytes; }
+
+uint64_t head_bytes(const PrefixHead& head) {
+  const uint64_t words =
+      head.tokens.size() + head.geometry.size() + head.layout.size() + 2 * head.cuts.size() + 1;
+  return kFixedBytes + head.maker.size() + words * kWordBytes;
+}
+
+tl::unexpected<Error> corrupt(const char* what) { return fail(ErrorCode::kCorrupt, what); }
+
+// The checksums of a payload that comes in pieces: one for each kPrefixChunkBytes.
+class ChunkSums {
+ public:
+  void add(std::span<const uint8_t> bytes) {
+    while (!bytes.empty()) {
+      const size_t taken = std::min<size_t>(bytes.size(), kPrefixChunkBytes - in_chunk_);
+      sum_ = crc32c(bytes.first(taken), sum_);
+      in_chunk_ += taken;
+      if (in_chunk_ == kPrefixChunkBytes) end_chunk();
+      bytes = bytes.subspan(taken);
+    }
+  }
+  // The trailer: those sums and the one of them. Nothing may be added after it.
+  [[nodiscard]] std::vector<uint8_t> trailer() {
+    if (in_chunk_ != 0) end_chunk();
+    std::vector<uint8_t> out;
+    put_words(out, sums_);
+    put(out, crc32c(out), kWordBytes);
+    return out;
+  }
+
+ private:
+  void end_chunk() {
+    sums_.push_back(sum_);
+    sum_ = 0;
+    in_chunk_ = 0;
+  }
+  std::vector<uint32_t> sums_;
+  uint32_t sum_ = 0;
+  uint64_t in_chunk_ = 0;
+};
+
+}  // namespace
+
+uint32_t PrefixHead::reach(uint32_t common) const {
+  uint32_t longest = 0;
+  for (const CutRange& range : cuts)
+    if (range.first <= common) longest = std::min(range.last, common);
+  return longest;
+}
+
+std::vector<CutRange> cuts_of(const kv::Sequence& sequence) {
+  // Who can go back to the first position has forgotten nothing.
+  if (sequence.truncatable(1) == 1) return {{1, sequence.length()}};
+  std::vector<CutRange> ranges;
+  for (uint32_t length = sequence.length(); length > 0;) {
+    const uint32_t last = sequence.truncatable(length);
+    if (last == 0) break;
+    uint32_t first = last;
+    while (first > 1 && sequence.truncatable(first - 1) == first - 1) --first;
+    ranges.push_back({first, last});
+    length = first - 1;
+  }
+  std::reverse(ranges.begin(), ranges.end());
+  return ranges;
+}
+
+std::vector<uint8_t> encode_head(const PrefixHead& head) {
+  const uint64_t bytes = head_bytes(head);
+  CHECK(bytes <= kPrefixHeadBytesMax);
+  std::vector<uint8_t> out(kMagic.begin(), kMagic.end());
+  out.reserve(bytes);
+  put(out, kVersion, 4);
+  put(out, bytes, 4);
+  put(out, head.payload_bytes, 8);
+  for (const size_t count :
+       {head.maker.size(), head.tokens.size(), head.geometry.size(), head.layout.size(), head.cuts.size()})
+    put(out, count, 4);
+  out.insert(out.end(), head.scope.begin(), head.scope.end());
+  out.insert(out.end(), head.maker.begin(), head.maker.end());
+  for (const TokenId token : head.tokens) put(out, static_cast<uint32_t>(token), kWordBytes);
+  put_words(out, head.geometry);
+  put_words(out, head.layout);
+  for (const CutRange& range : head.cuts) {
+    put(out, range.first, kWordBytes);
+    put(out, range.last, kWordBytes);
+  }
+  put(out, crc32c(out), kWordBytes);
+  CHECK(out.size() == bytes);
+  return out;
+}
+
+uint64_t prefix_file_bytes(const PrefixHead& head) {
+  return head_bytes(head) + head.payload_bytes + trailer_bytes(head.payload_bytes);
+}
+
+Result<PrefixHead> parse_head(std::span<const uint8_t> bytes, uint64_t file_bytes) {
+  if (bytes.size() < kFixedBytes) return corrupt("it is too short for a head");
+  if (!std::equal(kMagic.begin(), kMagic.end(), bytes.begin())) return corrupt("it is no kept prefix");
+  if (get(bytes, 8, 4) != kVersion) return corrupt("it is of another version of the format");
+  const uint64_t announced = get(bytes, 12, 4);
+  if (announced > kPrefixHeadBytesMax || announced > bytes.size()) return corrupt("its head is cut off");
+  PrefixHead head;
+  head.payload_bytes = get(bytes, 16, 8);
+  std::array<uint64_t, 5> counts{};
+  for (size_t i = 0; i < counts.size(); ++i) counts[i] = get(bytes, 24 + 4 * i, 4);
+  const auto [maker, tokens, geometry, layout, cuts] = counts;
+  // Each count is below 2^32: nothing overflows.
+  if (kFixedBytes + maker + (tokens + geometry + layout + 2 * cuts + 1) * kWordBytes != announced)
+    return corrupt("its head contradicts itself");
+  const std::span<const uint8_t> whole = bytes.first(announced);
+  if (crc32c(whole.first(announced - kWordBytes)) != get(whole, announced - kWordBytes, 4))
+    return corrupt("the checksum of its head is wrong");
+  if (head.payload_bytes > file_bytes ||
+      announced + head.payload_bytes + trailer_bytes(head.payload_bytes) != file_bytes)
+    return corrupt("it is longer or shorter than its head says");
+  std::copy_n(whole.begin() + 44, head.scope.size(), head.scope.begin());
+  size_t at = kFixedBytes;
+  head.maker.assign(whole.begin() + static_cast<ptrdiff_t>(at),
+                    whole.begin() + static_cast<ptrdiff_t>(at + maker));
+  at += maker;
+  const auto next = [&] {
+    const auto word = static_cast<uint32_t>(get(whole, at, kWordBytes));
+    at += kWordBytes;
+    return word;
+  };
+  head.tokens.resize(tokens);
+  for (TokenId& token : head.tokens) token = static_cast<TokenId>(next());
+  head.geometry.resize(geometry);
+  for (uint32_t& word : head.geometry) word = next();
+  head.layout.resize(layout);
+  for (uint32_t& word : head.layout) word = next();
+  head.cuts.resize(cuts);
+  uint32_t before = 0;
+  for (CutRange& range : head.cuts) {
+    range.first = next();
+    range.last = next();
+    if (range.first <= before || range.last < range.first) return corrupt("its lengths are out of order");
+    before = range.last;
+  }
+  if (before != tokens) return corrupt("it has not all of its tokens");
+  return head;
+}
+
+Result<PrefixHead> read_head(const platform::File& file) {
+  // Most heads are a few thousand tokens: one read, rarely a second.
+  std::vector<uint8_t> bytes(std::min<uint64_t>(file.size(), 64 << 10));
+  RETURN_IF_ERROR(file.read_exact(0, bytes));
+  if (bytes.size() >= kFixedBytes) {
+    const uint64_t announced = std::min(get(bytes, 12, 4), kPrefixHeadBytesMax);
+    if (announced > bytes.size() && announced <= file.size()) {
+      bytes.resize(announced);
+      RETURN_IF_ERROR(file.read_exact(0, bytes));
+    }
+  }
+  return parse_head(bytes, file.size());
+}
+
+Status write_prefix(platform::NewFile& file, const PrefixHead& head,
+                    std::span<const std::span<uint8_t>> contents) {
+  RETURN_IF_ERROR(file.append(encode_head(head)));
+  ChunkSums sums;
+  uint64_t total = 0;
+  for (const std::span<uint8_t> part : contents) {
+    sums.add(part);
+    total += part.size();
+    RETURN_IF_ERROR(file.append(part));
+  }
+  CHECK(total == head.payload_bytes);
+  return file.append(sums.trailer());
+}
+
+Status read_contents(const platform::File& file, const PrefixHead& head,
+                     std::span<const std::span<uint8_t>> contents) {
+  ChunkSums sums;
+  uint64_t offset = head_bytes(head), in_part = 0;
+  const uint64_t end = offset + head.payload_bytes;
+  std::vector<uint8_t> chunk;
+  size_t part = 0;
+  while (offset < end) {
+    chunk.resize(std::min(kPrefixChunkBytes, end - offset));
+    RETURN_IF_ERROR(file.read_exact(offset, chunk));
+    sums.add(chunk);
+    for (std::span<const uint8_t> left = chunk; !left.empty();) {
+      CHECK(part < contents.size());
+      const size_t taken = std::min<size_t>(left.size(), contents[part].size() - in_part);
+      std::memcpy(contents[part].data() + in_part, left.data(), taken);
+      left = left.subspan(taken);
+      in_part += taken;
+      if (in_part == contents[part].size()) {
+        ++part;
+        in_part = 0;
+      }
+    }
+    offset += chunk.size();
+  }
+  CHECK(part == contents.size());
+  const std::vector<uint8_t> expected = sums.trailer();
+  std::vector<uint8_t> trailer(expected.size());
+  RETURN_IF_ERROR(file.read_exact(end, trailer));
+  if (trailer != expected) return corrupt("a checksum of its contents is wrong");
+  return {};
+}
+
+}  // namespace mlxf::engine

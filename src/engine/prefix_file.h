@@ -1,0 +1,68 @@
+// The file of a kept prefix: a sequence's caches with what they belong to, checksummed. docs/formats/prefix.md.
+//
+// A head says whose it is, which tokens, which model made it and how its payload is laid out; the payload is
+// kv::Sequence::contents(), the trailer its checksums. Nothing of a file is believed before its checksums are right.
+// Pure functions but for the reads and writes; any thread. Sizes are in bytes.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/token_id.h"
+#include "kv/sequence.h"
+#include "platform/file.h"
+
+namespace mlxf::engine {
+
+// Whose a prefix is: a hash that tells nothing about the API key behind it.
+using PrefixScope = std::array<uint8_t, 32>;
+
+// Lengths [first, last] that a sequence can be cut to.
+struct CutRange {
+  uint32_t first = 0, last = 0;
+  friend bool operator==(const CutRange&, const CutRange&) = default;
+};
+
+struct PrefixHead {
+  std::string maker;  // Program, arithmetic and model: what gives the same bits.
+  PrefixScope scope{};
+  std::vector<TokenId> tokens;  // What the sequence holds; its length.
+  kv::Words geometry;
+  kv::Words layout;
+  std::vector<CutRange> cuts;  // Ascending.
+  uint64_t payload_bytes = 0;
+  friend bool operator==(const PrefixHead&, const PrefixHead&) = default;
+
+  // The longest length up to `tokens` that it can be cut to; 0: none.
+  [[nodiscard]] uint32_t reach(uint32_t common) const;
+};
+
+// The lengths that `sequence` can be cut to.
+[[nodiscard]] std::vector<CutRange> cuts_of(const kv::Sequence& sequence);
+
+inline constexpr uint64_t kPrefixChunkBytes = uint64_t{1} << 20;     // That have one checksum.
+inline constexpr uint64_t kPrefixHeadBytesMax = uint64_t{32} << 20;  // A longer head is refused.
+
+// With its checksum. REQUIRES: not longer than kPrefixHeadBytesMax.
+[[nodiscard]] std::vector<uint8_t> encode_head(const PrefixHead& head);
+// The size of the file that begins with that head.
+[[nodiscard]] uint64_t prefix_file_bytes(const PrefixHead& head);
+
+// kCorrupt for whatever is not a whole head of this version followed by the bytes that it announces in a file of
+// `file_bytes`. `bytes` may go on behind it.
+[[nodiscard]] Result<PrefixHead> parse_head(std::span<const uint8_t> bytes, uint64_t file_bytes);
+[[nodiscard]] Result<PrefixHead> read_head(const platform::File& file);
+
+// Writes all of `file`, which is empty; does not commit it. REQUIRES: `contents` has head.payload_bytes.
+[[nodiscard]] Status write_prefix(platform::NewFile& file, const PrefixHead& head,
+                                  std::span<const std::span<uint8_t>> contents);
+// Fills `contents`; kCorrupt when a checksum is wrong, and then they are undefined. REQUIRES: `head` is the file's;
+// `contents` has head.payload_bytes.
+[[nodiscard]] Status read_contents(const platform::File& file, const PrefixHead& head,
+                                   std::span<const std::span<uint8_t>> contents);
+
+}  // namespace mlxf::engine
