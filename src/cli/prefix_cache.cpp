@@ -5,6 +5,7 @@
 
 #include "hub/digest.h"
 #include "memory/budget.h"
+#include "platform/process.h"
 #include "server/access.h"
 
 namespace mlxf::cli {
@@ -54,7 +55,7 @@ Result<std::unique_ptr<engine::PrefixFolder>> PrefixCacheFlags::open(std::vector
   engine::PrefixFolderOptions options;
   options.path = folder;
   options.bytes_max = bytes->bytes;
-  options.program = std::string("mlx-flash ") + MLXF_VERSION;
+  options.program = std::string("mlx-flash ") + MLXF_VERSION + ", " + platform::program_identity();
   options.scope_of = [keys = std::move(keys)](std::span<const uint8_t> salt, const std::string& user) {
     return scope_of(salt, user, keys);
   };

@@ -208,6 +208,9 @@ Status write_prefix(platform::NewFile& file, const PrefixHead& head,
 
 Status read_contents(const platform::File& file, const PrefixHead& head,
                      std::span<const std::span<uint8_t>> contents) {
+  uint64_t room = 0;
+  for (const std::span<uint8_t> part : contents) room += part.size();
+  if (room != head.payload_bytes) return corrupt("its contents are not of the size of what it describes");
   ChunkSums sums;
   uint64_t offset = head_bytes(head), in_part = 0;
   const uint64_t end = offset + head.payload_bytes;

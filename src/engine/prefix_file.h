@@ -60,8 +60,8 @@ inline constexpr uint64_t kPrefixHeadBytesMax = uint64_t{32} << 20;  // A longer
 // Writes all of `file`, which is empty; does not commit it. REQUIRES: `contents` has head.payload_bytes.
 [[nodiscard]] Status write_prefix(platform::NewFile& file, const PrefixHead& head,
                                   std::span<const std::span<uint8_t>> contents);
-// Fills `contents`; kCorrupt when a checksum is wrong, and then they are undefined. REQUIRES: `head` is the file's;
-// `contents` has head.payload_bytes.
+// Fills `contents`; kCorrupt when they are not of head.payload_bytes, or when a checksum is wrong, and then they are
+// undefined. REQUIRES: `head` is the file's.
 [[nodiscard]] Status read_contents(const platform::File& file, const PrefixHead& head,
                                    std::span<const std::span<uint8_t>> contents);
 

@@ -132,6 +132,25 @@ TEST_F(PrefixFile, IsLongerThanAChunkAndAHeadThanARead) {
   EXPECT_FALSE(read(shapes));
 }
 
+// As a program of another page size would write it.
+TEST_F(PrefixFile, RefusesContentsOfAnotherSize) {
+  const std::vector<kv::LayerShape> shapes = {kPlain};
+  const auto original = filled(shapes);
+  for (const int more : {-1, 1}) {
+    PrefixHead head = head_of(*original);
+    head.payload_bytes += more;
+    std::vector<uint8_t> bytes(head.payload_bytes);
+    const std::span<uint8_t> part(bytes);
+    auto file = platform::NewFile::create(path_, platform::Overwrite::kReplace, platform::Readers::kOwner);
+    ASSERT_TRUE(file);
+    ASSERT_TRUE(write_prefix(*file, head, {&part, 1}));
+    ASSERT_TRUE(file->commit());
+    const auto copy = read(shapes);
+    ASSERT_FALSE(copy);
+    EXPECT_EQ(copy.error().code, ErrorCode::kCorrupt) << copy.error().message;
+  }
+}
+
 TEST_F(PrefixFile, RefusesEveryFlippedByte) {
   const std::vector<kv::LayerShape> shapes = {kRecurrent, kv::PageShape{1, 16, 16, 20}};
   const auto original = filled(shapes, 70);

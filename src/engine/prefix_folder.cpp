@@ -92,9 +92,14 @@ Status PrefixFolder::load_salt() {
 Status PrefixFolder::scan() {
   std::error_code code;
   std::vector<std::string> names;
-  for (fs::directory_iterator it(options_.path, code), end; !code && it != end; it.increment(code))
-    if (std::error_code ignored; fs::is_regular_file(it->symlink_status(ignored)))
-      names.push_back(it->path().filename());
+  for (fs::directory_iterator it(options_.path, code), end; !code && it != end; it.increment(code)) {
+    const std::string name = it->path().filename();
+    if (const auto number = number_in(name, "")) {  // Whatever it is, its name is taken.
+      const MutexLock lock(mutex_);
+      next_number_ = std::max(next_number_, *number + 1);
+    }
+    if (std::error_code ignored; fs::is_regular_file(it->symlink_status(ignored))) names.push_back(name);
+  }
   if (code) return fail(ErrorCode::kIo, options_.path + ": cannot list the folder: " + code.message());
   for (const std::string& name : names) {
     const std::string path = options_.path + "/" + name;
@@ -119,14 +124,15 @@ void PrefixFolder::find_file(uint64_t number, const std::string& path) {
   Result<File> file = read();
   {
     const MutexLock lock(mutex_);
-    next_number_ = std::max(next_number_, number + 1);
     if (file) {
       stats_.bytes += file->bytes;
       files_.push_back(std::move(*file));
       return;
     }
   }
-  reject(number, file.error());
+  // What cannot be read now may be whole.
+  if (file.error().code == ErrorCode::kCorrupt) return reject(number, file.error());
+  tell("the kept prefix " + path + " is not used: " + file.error().message);
 }
 
 std::string PrefixFolder::path_of(uint64_t number) const {
@@ -144,7 +150,7 @@ PrefixFolderStats PrefixFolder::stats() const {
 
 bool PrefixFolder::busy() const {
   const MutexLock lock(mutex_);
-  return under_way_ != 0;
+  return under_way_ != 0 || !maker_.empty();
 }
 
 bool PrefixFolder::is_ours(const PrefixHead& head) const {

@@ -66,7 +66,7 @@ class PrefixFolder {
   PrefixFolder& operator=(const PrefixFolder&) = delete;
 
   [[nodiscard]] PrefixFolderStats stats() const MLXF_EXCLUDES(mutex_);
-  // Something is being read or written.
+  // Somebody is attached, or something is being read or written.
   [[nodiscard]] bool busy() const MLXF_EXCLUDES(mutex_);
 
   // `model` names what, besides the program, gives the same bits; without it nothing is found or taken. `geometry` is
@@ -95,6 +95,9 @@ class PrefixFolder {
   // Reads that file into a sequence that was restored to its layout. The end of it comes from collect().
   void read(const Match& match, uint64_t ticket, std::unique_ptr<kv::Sequence> sequence,
             memory::Reservation charge) MLXF_EXCLUDES(mutex_);
+
+  // Removes the file: its layout is none that a sequence can have.
+  void refuse(const Match& match, const Error& why) MLXF_EXCLUDES(mutex_) { reject(match.file, why); }
 
   struct Restored {
     uint64_t ticket = 0;

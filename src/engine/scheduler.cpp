@@ -407,8 +407,11 @@ Scheduler::Restore Scheduler::restore_task(size_t index, uint32_t wanted, uint32
   if (prefixes_.make_room(bytes) != PrefixStore::Room::kNow) return Restore::kLater;
   Result<memory::Reservation> reservation = ledger_.reserve(memory::Tag::kKv, bytes);
   std::unique_ptr<kv::Sequence> sequence = engine_.model().make_sequence(options_.context_max);
-  if (!reservation || !sequence->restore(match->length, match->layout)) {
+  const Status fits = sequence->restore(match->length, match->layout);
+  if (!fits && fits.error().code == ErrorCode::kCorrupt) folder_->refuse(*match, fits.error());
+  if (!reservation || !fits) {
     task.unrestorable = true;
+    wakeup_->wake();
     return Restore::kLater;  // As one that is computed: room was made at the cost of what was found before.
   }
   task.restores = ++restores_;
@@ -429,6 +432,10 @@ void Scheduler::collect_restored() {
     task.reservation = std::move(restored.charge);
     if (restored.sequence == nullptr || !restored.sequence->truncate(task.restored_tokens))
       restored.sequence = engine_.model().make_sequence(options_.context_max);
+    // The file may have gone on for long behind what is common.
+    const uint64_t needed = engine_.model().sequence_bytes(
+        std::min(task.limit(), static_cast<uint32_t>(task.tokens.size()) + kGrowPositions));
+    if (needed < task.reservation.bytes()) (void)task.reservation.resize(needed);
     give_sequence(task, std::move(restored.sequence));
   }
 }

@@ -5,6 +5,7 @@
 #if defined(__linux__)
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #endif
 #if defined(__GLIBC__)
@@ -15,6 +16,7 @@
 #include <array>
 #include <charconv>
 #include <csignal>
+#include <string>
 #include <string_view>
 #include <thread>
 
@@ -52,6 +54,17 @@ uint64_t peak_resident_bytes() {
   return static_cast<uint64_t>(usage.ru_maxrss);  // Bytes there, KiB elsewhere.
 #else
   return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
+#endif
+}
+
+std::string program_identity() {
+#if defined(__linux__)
+  struct stat status {};
+  if (::stat("/proc/self/exe", &status) != 0) return "";
+  return std::to_string(status.st_size) + " bytes of " + std::to_string(status.st_mtim.tv_sec) + "." +
+         std::to_string(status.st_mtim.tv_nsec);
+#else
+  return "";
 #endif
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace mlxf::platform {
 
@@ -19,6 +20,10 @@ namespace mlxf::platform {
 
 // Gives back to the system what the allocator keeps of freed memory, where it can.
 void return_free_memory();
+
+// The file that this process runs: its size and when it was written; another build of the same version differs. Empty
+// where the system does not tell.
+[[nodiscard]] std::string program_identity();
 
 // Raises this process's limit of open files as far as it may, to at most 65536, and returns it.
 uint64_t raise_open_files_limit();

@@ -11,6 +11,13 @@ namespace {
 
 TEST(Process, HasProcessors) { EXPECT_GE(usable_processors(), 1u); }
 
+TEST(Process, KnowsItsProgram) {
+  EXPECT_EQ(program_identity(), program_identity());
+#ifdef __linux__
+  EXPECT_NE(program_identity(), "");
+#endif
+}
+
 TEST(Process, PeakMemoryGrowsWithWhatIsTouched) {
   const uint64_t before = peak_resident_bytes();
   // More than the peak so far, because earlier tests may have freed what made it.
