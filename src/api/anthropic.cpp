@@ -1,5 +1,6 @@
 #include "api/anthropic.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -50,12 +51,12 @@ void read_context_management(Fields& fields, Call& call) {
   if (given == nullptr) return;
   Fields management(*given, "context_management.");
   if (const Json* edits = management.array("edits")) {
-    for (size_t i = 0; i < edits->size(); ++i) {
-      const Json* keep = find_member((*edits)[i], "keep");
-      if (keep != nullptr && *keep == "all") continue;
-      call.warnings.push_back("context_management.edits[" + std::to_string(i) +
-                              "] ignored: the whole conversation is kept");
-    }
+    const auto ignored = std::count_if(edits->begin(), edits->end(), [](const Json& edit) {
+      const Json* keep = find_member(edit, "keep");
+      return keep == nullptr || *keep != "all";
+    });
+    if (ignored != 0)
+      call.warnings.emplace_back("context_management.edits ignored: the whole conversation is kept");
   }
   if (management.error())
     fields.fail(management.error()->kind, "context_management", "is refused: " + management.error()->message);

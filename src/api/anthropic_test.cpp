@@ -57,7 +57,7 @@ TEST(AnthropicRequest, WarnsOfWhatHasNoEffect) {
               testing::UnorderedElementsAre(
                   "thinking.display ignored: thinking is shown", "unknown field thinking.depth ignored",
                   "unknown field output_config.x ignored", "tools[0].defer_loading ignored",
-                  "context_management.edits[1] ignored: the whole conversation is kept"));
+                  "context_management.edits ignored: the whole conversation is kept"));
   EXPECT_EQ(std::get<ChatPrompt>(call->prompt).render.variables.dump(), R"({"reasoning_effort":"low"})");
   EXPECT_EQ(call->repeated, json(R"({"context_management": {"applied_edits": []}})"));
   const auto refused = parse_anthropic_message(json(

@@ -20,6 +20,7 @@ Json tool_call(const Json& block) {
 Json result_parts(const Json& content, const std::string& where, std::vector<std::string>& warnings) {
   if (!content.is_array()) return content;
   Json parts = Json::array();
+  LeftOutParts out;
   for (const Json& part : content) {
     const std::string type = find_string(part, "type").value_or("text");
     if (type == "text") {
@@ -27,8 +28,9 @@ Json result_parts(const Json& content, const std::string& where, std::vector<std
       continue;
     }
     parts.push_back({{"type", "text"}, {"text", left_out(type)}});
-    warnings.push_back(where + ": a result's part of type " + type + " is left out");
+    out.add(type);
   }
+  out.warn(where, warnings);
   return parts;
 }
 

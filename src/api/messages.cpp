@@ -145,6 +145,18 @@ std::string left_out(const std::string& type) {
   return "[a part of type " + type.substr(0, 40) + " is left out: this model reads text alone]";
 }
 
+void LeftOutParts::add(const std::string& type) {
+  constexpr size_t kTypeShown = 40;
+  if (count++ == 0) first_type = type.substr(0, kTypeShown);
+}
+
+void LeftOutParts::warn(const std::string& where, std::vector<std::string>& warnings) const {
+  if (count == 0) return;
+  std::string line = where + ": a result's part of type " + first_type + " is left out";
+  if (count > 1) line += ", and " + std::to_string(count - 1) + " more";
+  warnings.push_back(std::move(line));
+}
+
 OrderedJson in_turns(OrderedJson messages, const text::TurnRules& rules, std::vector<std::string>& warnings) {
   if (rules.system_first && rules.system_later && rules.users_in_a_row) return messages;
   OrderedJson out = OrderedJson::array();
@@ -182,7 +194,9 @@ OrderedJson adapted_messages(OrderedJson messages, text::CallStyle style) {
     const bool calls = message.contains("tool_calls");
     if (style == text::CallStyle::kHarmony && message.contains("reasoning_content")) {
       // Its template takes only one of them before a call.
-      if (!calls || message["content"] == "") message["thinking"] = message["reasoning_content"];
+      const OrderedJson& content = message["content"];
+      if (!calls || (content.is_string() && content.get_ref<const std::string&>().empty()))
+        message["thinking"] = message["reasoning_content"];
       message.erase("reasoning_content");
     }
     if (style == text::CallStyle::kMistral && message.contains("tool_call_id"))

@@ -30,5 +30,12 @@ namespace mlxf::api {
 
 // What stands in the place of a part that is no text, for the model to know that there was one.
 [[nodiscard]] std::string left_out(const std::string& type);
+// Parts of a tool's result that were left out, counted for one warning.
+struct LeftOutParts {
+  std::string first_type;
+  size_t count = 0;
+  void add(const std::string& type);
+  void warn(const std::string& where, std::vector<std::string>& warnings) const;
+};
 
 }  // namespace mlxf::api

@@ -154,12 +154,14 @@ class Items {
   [[nodiscard]] Json result_parts(const Json& output, const std::string& where) {
     if (!output.is_array()) return output;
     Json parts = output;
+    LeftOutParts out;
     for (Json& part : parts) {
       const std::string type = find_string(part, "type").value_or("");
       if (type != "input_image" && type != "input_file") continue;
       part = {{"type", "input_text"}, {"text", left_out(type)}};
-      warnings_.push_back(where + ": a result's part of type " + type + " is left out");
+      out.add(type);
     }
+    out.warn(where, warnings_);
     return parts;
   }
   [[nodiscard]] std::optional<ApiError> add_reasoning(const Json& item, const std::string& where) {

@@ -148,7 +148,7 @@ TEST(ResponsesRequest, NamespacesAndCustomToolsAreFunctionsToTheModel) {
   EXPECT_EQ(
       std::get<ChatPrompt>(call.prompt).render.tools.dump(),
       R"([{"type":"function","function":{"name":"agents__spawn","description":"Others.\n\nd","parameters":)"
-      R"({"type":"object"}}},{"type":"function","function":{"name":"agents__say","description":"Others.\n\n",)" +
+      R"({"type":"object"}}},{"type":"function","function":{"name":"agents__say","description":"",)" +
           text +
           R"(,{"type":"function","function":{"name":"patch","description":"Edits.\n\nThe input is free )" +
           R"(text in this grammar (lark):\nstart: /x/",)" + text + "]");

@@ -65,7 +65,8 @@ template <typename AnyJson>
 std::vector<Listed<AnyJson>> listed(const AnyJson& tools, Form form) {
   std::vector<Listed<AnyJson>> out;
   out.reserve(tools.size());
-  const auto add = [&out, form](const AnyJson& tool, const std::string& at, const AnyJson* space) {
+  const auto add = [&out, form](const AnyJson& tool, const std::string& at, const AnyJson* space,
+                                bool first) {
     Listed<AnyJson> one{tool, at, &tool};
     if (form == Form::kResponses && tool.is_object()) {
       one.origin = {text_of(tool, "name"), "", text_of(tool, "type") == "custom"};
@@ -74,7 +75,7 @@ std::vector<Listed<AnyJson>> listed(const AnyJson& tools, Form form) {
     if (space != nullptr && tool.is_object()) {
       one.origin.space = text_of(*space, "name");
       if (!one.origin.name.empty()) one.tool["name"] = name_in_space(one.origin.space, one.origin.name);
-      if (const std::string what = text_of(*space, "description"); !what.empty())
+      if (const std::string what = text_of(*space, "description"); first && !what.empty())
         one.tool["description"] = what + "\n\n" + text_of(one.tool, "description");
     }
     out.push_back(std::move(one));
@@ -85,14 +86,23 @@ std::vector<Listed<AnyJson>> listed(const AnyJson& tools, Form form) {
     const bool space = form == Form::kResponses && tool.is_object() && text_of(tool, "type") == "namespace" &&
                        !text_of(tool, "name").empty() && tool.contains("tools") && tool["tools"].is_array();
     if (!space) {
-      add(tool, at, nullptr);
+      add(tool, at, nullptr, true);
       continue;
     }
     const AnyJson& members = tool["tools"];
     for (size_t j = 0; j < members.size(); ++j)
-      add(members[j], at + ".tools[" + std::to_string(j) + "]", &tool);
+      add(members[j], at + ".tools[" + std::to_string(j) + "]", &tool, j == 0);
   }
   return out;
+}
+
+// Those and the namespaces that hold them.
+size_t count_of(const Json& tools) {
+  size_t count = tools.size();
+  for (const Json& tool : tools)
+    if (const Json* members = find_member(tool, "tools"); members != nullptr && members->is_array())
+      count += members->size();
+  return count;
 }
 
 // The definitions as templates print them, in OpenAI's form. REQUIRES: read_tools() took them.
@@ -123,7 +133,7 @@ void warn_of_members(const Json& tool, const std::string& at, Call& call) {
   for (const auto& [name, value] : tool.items())
     if (std::find(std::begin(kKnown), std::end(kKnown), name) == std::end(kKnown) && !value.is_null() &&
         value != Json(false))
-      call.warnings.push_back(at + "." + name + " ignored");
+      call.warnings.push_back(std::string(at).append(".").append(name).append(" ignored"));
 }
 
 // One definition, or what is wrong with it.
@@ -243,10 +253,9 @@ bool is_strict(const Json& tool, Form form) {
 void read_list(Fields& fields, Form form, bool may_call, Call& call, text::RenderOptions& render) {
   const Json* tools = fields.array("tools");
   if (tools == nullptr || tools->empty()) return;
-  if (tools->size() > kToolsMax)
+  if (count_of(*tools) > kToolsMax)
     return fields.fail(ErrorKind::kInvalidRequest, "tools", "has too many members");
   const std::vector<Listed<Json>> all = listed(*tools, form);
-  if (all.size() > kToolsMax) return fields.fail(ErrorKind::kInvalidRequest, "tools", "has too many members");
   std::vector<text::ToolSpec> specs;
   specs.reserve(all.size());
   std::set<std::string> names, strict;

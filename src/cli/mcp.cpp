@@ -101,6 +101,7 @@ class Conversation {
   struct Running {
     std::shared_ptr<server::McpCall> call;  // Shared with work that is posted for it.
     Answer answer;
+    std::shared_ptr<bool> answered;  // Shared with the call, whose entry stays for a moment after its answer.
   };
 
   void handle(mcp::Outcome outcome, const Answer& answer) {
@@ -117,20 +118,22 @@ class Conversation {
     const uint64_t number = ++count_;
     server::McpCaller caller;
     caller.post = [this](std::function<void()> work) { queue_.post(std::move(work)); };
-    caller.send = [this, number, answer](const std::string& message, bool last) {
+    const auto answered = std::make_shared<bool>(false);
+    caller.send = [this, number, answer, answered](const std::string& message, bool last) {
       if (!last) return write(message);
+      *answered = true;
       answer(message);
       queue_.post([this, number] { calls_.erase(number); });  // Not from within the call itself.
     };
     const auto call = std::make_shared<server::McpCall>(server::McpContext{host_, version_, started_, open_},
                                                         std::move(tool_call), std::move(caller),
                                                         "mcp-" + std::to_string(number));
-    calls_.emplace(number, Running{call, answer});
+    calls_.emplace(number, Running{call, answer, answered});
     call->start();
   }
   void cancel(const Json& id) {
     for (auto at = calls_.begin(); at != calls_.end();) {
-      if (at->second.call->id() != id) {
+      if (*at->second.answered || at->second.call->id() != id) {
         ++at;
         continue;
       }

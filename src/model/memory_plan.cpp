@@ -1,5 +1,6 @@
 #include "model/memory_plan.h"
 
+#include "kernels/kernel_table.h"
 #include "model/forward.h"
 
 namespace mlxf::model {
@@ -28,8 +29,9 @@ MemoryPlan with_chunk(const ModelSpec& spec, const MemoryRequest& request, uint3
   MemoryPlan plan;
   plan.chunk_tokens = chunk;
   plan.held_bytes = request.held_bytes;
-  // Equal shares take the most: whatever does not grow without end, each sequence has.
-  const uint32_t share = (request.context_tokens + request.sequences - 1) / request.sequences;
+  // Equal shares take the most: whatever does not grow without end, each sequence has. But for pages that are not full.
+  const uint64_t more = request.sequences > 1 ? request.sequences * uint64_t{kernels::kPagePositions} - 1 : 0;
+  const auto share = static_cast<uint32_t>((request.context_tokens + more) / request.sequences);
   plan.kv_bytes = request.sequences * cache_bytes_max(spec, request.element, share, chunk);
   plan.scratch_bytes = Forward::scratch_bytes(spec, chunk, request.threads);
   plan.other_bytes = unseen_bytes(spec, request.sequences) + kArenaRounding;

@@ -64,15 +64,15 @@ void App::mcp(const Exchange& exchange, const std::string& id) {
                                  : said_response(said->message, said->http_status, reply_headers));
   }
   const bool streams = call->tool == mcp::Tool::kGenerate && takes_events(request);
-  const auto running =
-      mcp_call(exchange, *call, id, [exchange, streams, reply_headers](std::string message, bool last) {
-        if (streams) {
-          exchange->write(api::sse_event("message", message));
-          if (last) exchange->finish();
-        } else if (last) {
-          exchange->respond(said_response(message, 200, reply_headers));
-        }
-      });
+  const auto running = mcp_call(exchange, *call, id,
+                                [exchange, streams, reply_headers](const std::string& message, bool last) {
+                                  if (streams) {
+                                    exchange->write(api::sse_event("message", message));
+                                    if (last) exchange->finish();
+                                  } else if (last) {
+                                    exchange->respond(said_response(message, 200, reply_headers));
+                                  }
+                                });
   // Keeps it alive until the exchange ends.
   exchange->on_closed([running] { running->cancel(); });
   if (streams) {

@@ -26,6 +26,17 @@ TEST(TurnRules, AreThoseThatTheTemplateFollows) {
       (m.role == "user") != (loop.index0 % 2 == 0) %}{{ raise_exception("no") }}{% endif %}{{ m.content }}
       {% endfor %})");
   EXPECT_FALSE(strict.system_first || strict.system_later || strict.users_in_a_row);
+  // As Gemma 3's: it counts turns, in which a later system message stands for an assistant's.
+  const TurnRules counting = rules_of(R"({% if messages[0].role == "system" %}{{ messages[0].content }}
+      {% set loop_messages = messages[1:] %}{% else %}{% set loop_messages = messages %}{% endif %}
+      {% for m in loop_messages %}{% if (m.role == "user") != (loop.index0 % 2 == 0) %}
+      {{ raise_exception("no") }}{% endif %}{{ m.content }}{% endfor %})");
+  EXPECT_TRUE(counting.system_first && !counting.system_later && !counting.users_in_a_row);
+  // As DeepSeek's: all of them first.
+  const TurnRules hoisting =
+      rules_of(R"({% for m in messages if m.role == "system" %}{{ m.content }}{% endfor %}
+      {% for m in messages if m.role != "system" %}{{ m.content }}{% endfor %})");
+  EXPECT_TRUE(hoisting.system_first && hoisting.system_later && hoisting.users_in_a_row);
 }
 
 }  // namespace

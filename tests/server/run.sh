@@ -18,12 +18,16 @@ case $3 in
   agents_test.py) packages=agents ;;
   *) packages= ;;
 esac
+alone="unshare --user --map-root-user --net"
+case $3 in
+  quickstart_test.py | agents_test.py)
+    $alone sh -c 'ip link set lo up' || exit 77
+    ;;
+esac
 [ -z "$packages" ] || "$here/npm_folder.sh" "$2/$packages" "$here/${packages}_packages.txt" || exit $?
 export MLXF_PROGRAM="$1" MLXF_PACKAGES="$2/$packages"
 case $3 in
   quickstart_test.py | agents_test.py)
-    alone="unshare --user --map-root-user --net"
-    $alone true || exit 77
     exec $alone sh -c 'ip link set lo up && exec "$0" -B "$1"' "$python" "$here/$3"
     ;;
 esac
