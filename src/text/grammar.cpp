@@ -1,17 +1,51 @@
 #include "text/grammar.h"
 
+#include <algorithm>
+#include <iterator>
+#include <list>
+
 #include "base/json.h"
+#include "base/mutex.h"
 #include "text/bridge.h"
 #include "text/gbnf.h"
 
 namespace mlxf::text {
 
-struct GrammarCompiler::Shared {
-  GrammarsHandle handle;
-};
-
 struct Grammar::Compiled {
   GrammarHandle handle;
+};
+
+// Thread-safe: handle is immutable, the rest is guarded.
+struct GrammarCompiler::Shared {
+  // Clients ask for the same few forms again and again. Some megabytes of each are kept.
+  static constexpr size_t kRecentMax = 8;
+  static constexpr size_t kRecentBytesMax = size_t{32} << 10;  // Of a grammar's text.
+  struct Recent {
+    GrammarText text;
+    std::shared_ptr<const Grammar::Compiled> compiled;
+  };
+
+  std::shared_ptr<const Grammar::Compiled> find(const GrammarText& text) {
+    const MutexLock lock(mutex);
+    const auto found = std::find_if(recent.begin(), recent.end(), [&](const Recent& one) {
+      return one.text.kind == text.kind && one.text.text == text.text;
+    });
+    if (found == recent.end()) return nullptr;
+    recent.splice(recent.begin(), recent, found);
+    return recent.front().compiled;
+  }
+
+  void keep(const GrammarText& text, std::shared_ptr<const Grammar::Compiled> compiled) {
+    if (text.text.size() > kRecentBytesMax) return;
+    std::list<Recent> leaving;  // Freed when the lock is not held.
+    const MutexLock lock(mutex);
+    recent.push_front({text, std::move(compiled)});
+    if (recent.size() > kRecentMax) leaving.splice(leaving.begin(), recent, std::prev(recent.end()));
+  }
+
+  GrammarsHandle handle;
+  Mutex mutex;
+  std::list<Recent> recent MLXF_GUARDED_BY(mutex);  // Used last first.
 };
 
 struct GrammarMatcher::State {
@@ -111,6 +145,7 @@ Result<GrammarCompiler> GrammarCompiler::create(const Tokenizer& tokenizer) {
 }
 
 Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
+  if (auto known = shared_->find(grammar)) return Grammar(std::move(known));
   std::string made;
   if (grammar.kind == GrammarText::Kind::kGbnf) {
     auto lark = gbnf_to_lark(grammar.text);
@@ -125,6 +160,7 @@ Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   auto compiled = std::make_shared<Grammar::Compiled>();
   compiled->handle.reset(handle);
+  shared_->keep(grammar, compiled);
   return Grammar(std::move(compiled));
 }
 

@@ -2,9 +2,10 @@
 // token.
 //
 // A GrammarCompiler holds what all grammars of one tokenizer share, a trie of its tokens, and compiles. A Grammar is
-// immutable and thread-safe; each answer gets its own GrammarMatcher, which one thread uses. The work is done by the
-// llguidance crate behind bridge/. Limits (in bridge/src/grammar.rs and that crate): 256 KiB of text, and steps of
-// compiling and of matching a token; a grammar beyond them is refused, or ends the answer with an error.
+// immutable and thread-safe, as the compiler is, which remembers the last few; each answer gets its own GrammarMatcher,
+// which one thread uses. The work is done by the llguidance crate behind bridge/. Limits (in bridge/src/grammar.rs and
+// that crate): 256 KiB of text, and steps of compiling and of matching a token; a grammar beyond them is refused, or
+// ends the answer with an error.
 //
 // Special tokens are part of no grammar but those composed here. Tokens that end a generation are allowed exactly where
 // the grammar may end.
@@ -85,8 +86,8 @@ class GrammarCompiler {
   struct Shared;  // Internal.
 
  private:
-  explicit GrammarCompiler(std::shared_ptr<const Shared> shared) : shared_(std::move(shared)) {}
-  std::shared_ptr<const Shared> shared_;  // Shared because it is immutable and large.
+  explicit GrammarCompiler(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
+  std::shared_ptr<Shared> shared_;  // Shared because it is large; internally synchronised.
 };
 
 }  // namespace mlxf::text

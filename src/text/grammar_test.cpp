@@ -2,8 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <fstream>
 #include <iterator>
+#include <thread>
 
 #include "formats/manifest.h"
 #include "text/thinking.h"
@@ -55,6 +57,27 @@ Fit fit(const Tokenizer& tokenizer, const GrammarCompiler& compiler, const Gramm
   for (const TokenId end : tokenizer.end_of_generation()) EXPECT_EQ(has(*allowed, end), matcher.may_end());
   if (!matcher.may_end()) return Fit::kBegins;
   return matcher.must_end() ? Fit::kWholeAndNothingFollows : Fit::kWhole;
+}
+
+// More forms than are remembered, asked for by several at once: each gets what it asked for.
+TEST(Grammar, CompilesForSeveralThreadsAtOnce) {
+  const Tokenizer tokenizer = bundled();
+  const GrammarCompiler compiler = GrammarCompiler::create(tokenizer).value();
+  std::vector<std::thread> threads;
+  threads.reserve(3);
+  std::atomic<int> wrong{0};
+  for (int first = 0; first < 3; ++first)
+    threads.emplace_back([&, first] {
+      for (int i = 0; i < 24; ++i) {
+        const std::string word = "word" + std::to_string((first + i) % 12);
+        const Kind kind = i % 2 == 0 ? Kind::kLark : Kind::kRegex;
+        const GrammarText text{kind, kind == Kind::kLark ? "start: \"" + word + "\"" : word};
+        if (fit(tokenizer, compiler, text, word) != Fit::kWholeAndNothingFollows) ++wrong;
+        if (fit(tokenizer, compiler, text, "other") != Fit::kNo) ++wrong;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
 }
 
 TEST(Grammar, SchemasRegexesAndLarkFitWhatTheySay) {
