@@ -27,7 +27,7 @@ Status require(bool ok, const char* field, const char* range) {
 }
 
 // Visits the tokens that may come, in ascending order: those of `allowed`, or all where it is empty. A grammar mostly
-// leaves a few of many thousands or nearly all.
+// leaves a few of many thousands or nearly all, so runs of tokens are looked for.
 template <typename Visit>
 void each_allowed(size_t count, std::span<const uint32_t> allowed, const Visit& visit) {
   if (allowed.empty()) {
@@ -36,16 +36,13 @@ void each_allowed(size_t count, std::span<const uint32_t> allowed, const Visit& 
   }
   const size_t words = std::min(allowed.size(), (count + 31) / 32);
   for (size_t word = 0; word < words; ++word) {
-    const size_t first = word * 32;
     uint32_t bits = allowed[word];
-    if (bits == ~uint32_t{0} && first + 32 <= count) {
-      for (size_t i = first; i < first + 32; ++i) visit(i);
-      continue;
-    }
-    for (; bits != 0; bits &= bits - 1) {
-      const size_t i = first + static_cast<size_t>(std::countr_zero(bits));
-      if (i >= count) return;
-      visit(i);
+    while (bits != 0) {
+      const int begin = std::countr_zero(bits);
+      const int end = begin + std::countr_one(bits >> begin);
+      const size_t last = std::min(word * 32 + static_cast<size_t>(end), count);
+      for (size_t i = word * 32 + static_cast<size_t>(begin); i < last; ++i) visit(i);
+      bits = end == 32 ? 0 : bits & ~uint32_t{0} << end;
     }
   }
 }
