@@ -15,20 +15,6 @@ namespace mlxf::kernels::avx512 {
 void matmul_panels(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                    float* y, uint64_t y_stride, void* scratch);
 
-// y = W x for one token, on the stored layout.
-void gemv_q4_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-               void* scratch);
-void gemv_q6_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-               void* scratch);
-void gemv_q8_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-               void* scratch);
-void gemv_i8_row(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-                 void* scratch);
-void gemv_mlx4(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-               void* scratch);
-void gemv_mlx8(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-               void* scratch);
-
 // Reads x.f32.
 void matmul_f32_f32(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                     float* y, uint64_t y_stride, void* scratch);

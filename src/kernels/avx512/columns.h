@@ -66,17 +66,6 @@ struct Rows {
       _mm_prefetch(reinterpret_cast<const char*>(row + next + offset + i), _MM_HINT_T1);
 }
 
-// Where to prefetch in each of the 16 rows when their bytes at `offset` are in use: 1 KiB on, and behind a row's end in
-// the next 16 rows. Into L2: the 16 rows often fall into the same sets of L1, and a core has more outstanding misses
-// there. One Zen 4 core read rows of 2 to 4 KiB from memory at 18-27 GB/s this way and at 9-16 into L1 or without.
-[[maybe_unused]] inline uint64_t place_ahead(const MatrixView& w, uint64_t offset) {
-  const uint64_t place = offset + 1024;
-  return place < w.row_bytes ? place : place + (kPanelRows - 1) * w.row_bytes;
-}
-[[maybe_unused]] inline void prefetch(const uint8_t* place) {
-  _mm_prefetch(reinterpret_cast<const char*>(place), _MM_HINT_T1);
-}
-
 // 16 bytes of each row: v[i] has dword i of row r in lane r.
 [[maybe_unused]] inline void load_columns4(const Rows& rows, uint64_t offset, __m512i v[4]) {
   __m512i t[4];
