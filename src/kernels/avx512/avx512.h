@@ -27,6 +27,8 @@ void matmul_f32_decoded(const MatrixView& w, uint32_t row_begin, uint32_t row_en
                         float* y, uint64_t y_stride, void* scratch);
 
 void attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count, void* scratch);
+void latent_attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count,
+                      void* scratch);
 void delta_rule(const DeltaRuleArgs& args);
 
 }  // namespace mlxf::kernels::avx512

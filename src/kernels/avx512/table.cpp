@@ -45,6 +45,7 @@ constexpr KernelTable make_table() {
   t.matmul_i8[at(WeightFormat::kI8Row)] = matmul_i8<WeightFormat::kI8Row>;
 
   t.attention = attention;
+  t.latent_attention = latent_attention;
   t.delta_rule = delta_rule;
   return t;
 }
