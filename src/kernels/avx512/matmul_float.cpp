@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/avx512/avx512.h"
+#include "kernels/isa_tables.h"
 
 namespace mlxf::kernels::avx512 {
 namespace {
@@ -157,7 +158,7 @@ void matmul_f32_bf16(const MatrixView& w, uint32_t row_begin, uint32_t row_end, 
 
 void matmul_f32_decoded(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                         float* y, uint64_t y_stride, void* scratch) {
-  const DecodeFn decode = reference_kernels().decode[static_cast<uint32_t>(w.format)];
+  const DecodeFn decode = avx2_table()->decode[static_cast<uint32_t>(w.format)];
   auto* values = static_cast<float*>(scratch);
   const uint64_t fit = kMatmulScratchBytes / (uint64_t{w.cols} * sizeof(float));
   const uint32_t group = fit < kGroupRows ? static_cast<uint32_t>(fit) : kGroupRows;
