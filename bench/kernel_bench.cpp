@@ -2,8 +2,8 @@
 // reading of the same memory: kernel_bench [--threads T] [--rounds R] [--cols C] [--mib M] [FORMAT…].
 //
 // A matrix larger than the caches is multiplied R times in chunks of rows, as the engine does; the cell is the best
-// round in GB/s of stored bytes and its share of the reading. Without T, with one thread, whose processor time counts so
-// that other work on the machine costs bandwidth alone, and with two. FORMAT: a name as printed.
+// round in GB/s of stored bytes and its share of the reading. Without T, with one thread, whose processor time counts
+// so that other work on the machine costs bandwidth alone, and with two. FORMAT: a name as printed.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>

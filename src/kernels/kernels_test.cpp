@@ -271,6 +271,31 @@ TEST_P(IsaTest, Int8ProductsOfExtremeCodesHaveTheBitsOfTheReference) {
     }
 }
 
+// E8M0 has every exponent and a NaN, which reaches the product of its row alone.
+TEST_P(IsaTest, EveryExponentOfMxfp4IsThatOfTheReference) {
+  std::mt19937 random(12);
+  for (const Format& f :
+       {Format{WeightFormat::kMXFP4, 0, 0, 17, 32}, {WeightFormat::kMlxMxfp4, 4, 32, 16, 32}}) {
+    Weights w(f, 256, 160, random);  // Row r has exponent r in one of its blocks.
+    for (uint32_t r = 0; r < 256; ++r) {
+      if (f.group == 0) w.data[1 + r * w.view.row_bytes + r % 5 * 17] = static_cast<uint8_t>(r);
+      if (f.group != 0) w.scales[r * w.view.scale_row_bytes + r % 5] = static_cast<uint8_t>(r);
+    }
+    const auto format = static_cast<uint32_t>(f.format);
+    for (const uint32_t tokens : {1u, 2u, 7u}) {
+      const Activations x(*table_, w.view, tokens, random);
+      const std::vector<float> got = multiply(table_->matmul_i8[format], w.view, 0, 256, x.view);
+      const std::vector<float> expected =
+          multiply(reference_kernels().matmul_i8[format], w.view, 0, 256, x.view);
+      for (size_t i = 0; i < got.size(); ++i) {
+        ASSERT_EQ(std::isnan(expected[i]), i % 259 == 255);
+        ASSERT_TRUE(got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i])))
+            << "format " << format << " row " << i % 259 << " tokens " << tokens;
+      }
+    }
+  }
+}
+
 TEST_P(IsaTest, F32ProductsAreWithinRoundingAndIndependentOfTheBatch) {
   std::mt19937 random(4);
   std::vector<Format> formats = integer_formats();

@@ -11,10 +11,23 @@ namespace {
 
 constexpr uint32_t at(WeightFormat format) { return static_cast<uint32_t>(format); }
 
-// One token runs on AVX2's products of the stored layout, which memory bounds; several run on panels.
-template <WeightFormat FORMAT>
+using Gemv = void (*)(const MatrixView&, uint32_t, uint32_t, const ActivationView&, float*, void*);
+
+// One token runs on the stored layout, several on panels.
+template <Gemv GEMV>
 void matmul_i8(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                uint64_t y_stride, void* scratch) {
+  if (x.tokens == 1) {
+    GEMV(w, row_begin, row_end, x, y, scratch);
+  } else {
+    matmul_panels(w, row_begin, row_end, x, y, y_stride, scratch);
+  }
+}
+
+// The same for formats that AVX2's products of one token read as fast as memory delivers.
+template <WeightFormat FORMAT>
+void matmul_i8_several(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride, void* scratch) {
   const auto kernel = x.tokens == 1 ? avx2_table()->matmul_i8[at(FORMAT)] : matmul_panels;
   kernel(w, row_begin, row_end, x, y, y_stride, scratch);
 }
@@ -27,22 +40,22 @@ constexpr KernelTable make_table() {
   t.matmul_f32[at(WeightFormat::kF16)] = matmul_f32_f16;
   t.matmul_f32[at(WeightFormat::kBF16)] = matmul_f32_bf16;
 
-  t.matmul_i8[at(WeightFormat::kQ4_0)] = matmul_i8<WeightFormat::kQ4_0>;
-  t.matmul_i8[at(WeightFormat::kQ4_1)] = matmul_i8<WeightFormat::kQ4_1>;
-  t.matmul_i8[at(WeightFormat::kQ5_0)] = matmul_i8<WeightFormat::kQ5_0>;
-  t.matmul_i8[at(WeightFormat::kQ5_1)] = matmul_i8<WeightFormat::kQ5_1>;
-  t.matmul_i8[at(WeightFormat::kQ8_0)] = matmul_i8<WeightFormat::kQ8_0>;
-  t.matmul_i8[at(WeightFormat::kQ2_K)] = matmul_i8<WeightFormat::kQ2_K>;
-  t.matmul_i8[at(WeightFormat::kQ3_K)] = matmul_i8<WeightFormat::kQ3_K>;
-  t.matmul_i8[at(WeightFormat::kQ4_K)] = matmul_i8<WeightFormat::kQ4_K>;
-  t.matmul_i8[at(WeightFormat::kQ5_K)] = matmul_i8<WeightFormat::kQ5_K>;
-  t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8<WeightFormat::kQ6_K>;
-  t.matmul_i8[at(WeightFormat::kIQ4_NL)] = matmul_i8<WeightFormat::kIQ4_NL>;
-  t.matmul_i8[at(WeightFormat::kIQ4_XS)] = matmul_i8<WeightFormat::kIQ4_XS>;
-  t.matmul_i8[at(WeightFormat::kMXFP4)] = matmul_i8<WeightFormat::kMXFP4>;
-  t.matmul_i8[at(WeightFormat::kMlxAffine)] = matmul_i8<WeightFormat::kMlxAffine>;
-  t.matmul_i8[at(WeightFormat::kMlxMxfp4)] = matmul_i8<WeightFormat::kMlxMxfp4>;
-  t.matmul_i8[at(WeightFormat::kI8Row)] = matmul_i8<WeightFormat::kI8Row>;
+  t.matmul_i8[at(WeightFormat::kQ4_0)] = matmul_i8<gemv_q4_0>;
+  t.matmul_i8[at(WeightFormat::kQ4_1)] = matmul_i8<gemv_q4_1>;
+  t.matmul_i8[at(WeightFormat::kQ5_0)] = matmul_i8<gemv_q5_0>;
+  t.matmul_i8[at(WeightFormat::kQ5_1)] = matmul_i8<gemv_q5_1>;
+  t.matmul_i8[at(WeightFormat::kQ8_0)] = matmul_i8_several<WeightFormat::kQ8_0>;
+  t.matmul_i8[at(WeightFormat::kQ2_K)] = matmul_i8<gemv_q2_k>;
+  t.matmul_i8[at(WeightFormat::kQ3_K)] = matmul_i8<gemv_q3_k>;
+  t.matmul_i8[at(WeightFormat::kQ4_K)] = matmul_i8_several<WeightFormat::kQ4_K>;
+  t.matmul_i8[at(WeightFormat::kQ5_K)] = matmul_i8<gemv_q5_k>;
+  t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8_several<WeightFormat::kQ6_K>;
+  t.matmul_i8[at(WeightFormat::kIQ4_NL)] = matmul_i8<gemv_iq4_nl>;
+  t.matmul_i8[at(WeightFormat::kIQ4_XS)] = matmul_i8<gemv_iq4_xs>;
+  t.matmul_i8[at(WeightFormat::kMXFP4)] = matmul_i8<gemv_mxfp4>;
+  t.matmul_i8[at(WeightFormat::kMlxAffine)] = matmul_i8<gemv_mlx_packed>;
+  t.matmul_i8[at(WeightFormat::kMlxMxfp4)] = matmul_i8<gemv_mlx_mxfp4>;
+  t.matmul_i8[at(WeightFormat::kI8Row)] = matmul_i8_several<WeightFormat::kI8Row>;
 
   t.attention = attention;
   t.latent_attention = latent_attention;
