@@ -19,6 +19,14 @@ void matmul_i8(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const 
   kernel(w, row_begin, row_end, x, y, y_stride, scratch);
 }
 
+// The same, with products of few tokens on the stored layout.
+template <WeightFormat FORMAT, auto FEW>
+void matmul_i8_few(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                   float* y, uint64_t y_stride, void* scratch) {
+  if (x.tokens <= kFewTokens) return FEW(w, row_begin, row_end, x, y, y_stride);
+  matmul_i8<FORMAT>(w, row_begin, row_end, x, y, y_stride, scratch);
+}
+
 constexpr KernelTable make_table() {
   KernelTable t{};
   t.isa = "avx512";
@@ -34,9 +42,9 @@ constexpr KernelTable make_table() {
   t.matmul_i8[at(WeightFormat::kQ8_0)] = matmul_i8<WeightFormat::kQ8_0>;
   t.matmul_i8[at(WeightFormat::kQ2_K)] = matmul_i8<WeightFormat::kQ2_K>;
   t.matmul_i8[at(WeightFormat::kQ3_K)] = matmul_i8<WeightFormat::kQ3_K>;
-  t.matmul_i8[at(WeightFormat::kQ4_K)] = matmul_i8<WeightFormat::kQ4_K>;
+  t.matmul_i8[at(WeightFormat::kQ4_K)] = matmul_i8_few<WeightFormat::kQ4_K, multiply_few_q4_k>;
   t.matmul_i8[at(WeightFormat::kQ5_K)] = matmul_i8<WeightFormat::kQ5_K>;
-  t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8<WeightFormat::kQ6_K>;
+  t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8_few<WeightFormat::kQ6_K, multiply_few_q6_k>;
   t.matmul_i8[at(WeightFormat::kIQ4_NL)] = matmul_i8<WeightFormat::kIQ4_NL>;
   t.matmul_i8[at(WeightFormat::kIQ4_XS)] = matmul_i8<WeightFormat::kIQ4_XS>;
   t.matmul_i8[at(WeightFormat::kMXFP4)] = matmul_i8<WeightFormat::kMXFP4>;
