@@ -41,6 +41,13 @@ void gemv_iq4_xs(const MatrixView& w, uint32_t row_begin, uint32_t row_end, cons
 void gemv_mlx_packed(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                      float* y, void* scratch);
 
+// y = W x for few tokens, on the stored layout.
+inline constexpr uint32_t kFewTokens = 8;
+void multiply_few_q4_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride);
+void multiply_few_q6_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride);
+
 // Reads x.f32.
 void matmul_f32_f32(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                     float* y, uint64_t y_stride, void* scratch);

@@ -133,8 +133,7 @@ MLXF_INLINE __m512i bit_pairs(__m512i q, uint32_t c) {
   return _mm512_and_si512(_mm512_srli_epi16(q, 2 * c), bytes_of(3));
 }
 
-// The 8 scales and then the 8 minima of 6 bits of Q5_K's 12 bytes, which stand behind each lane's first
-// dword.
+// The 8 scales and then the 8 minima of 6 bits of Q5_K's 12 bytes, which stand behind each lane's first dword.
 MLXF_INLINE __m512i unpack_k_scales(__m512i head) {
   const __m512i low_shift = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0, 0, 4));
   const __m512i low_mask =

@@ -59,7 +59,7 @@ inline __attribute__((always_inline)) void step(const uint8_t* const* rows, cons
   for (uint32_t r = 0; r < R; ++r) {
     const __m512 w = Type::load(rows[r], k, mask);
     if constexpr (T == 1)
-      _mm_prefetch(reinterpret_cast<const char*>(rows[r] + ahead + uint64_t{k} * Type::kBytes), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(rows[r] + ahead + uint64_t{k} * Type::kBytes), _MM_HINT_T0);
 #pragma GCC unroll 6
     for (uint32_t t = 0; t < T; ++t) sum[r][t] = _mm512_fmadd_ps(w, v[t], sum[r][t]);
   }

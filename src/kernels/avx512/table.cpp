@@ -32,6 +32,14 @@ void matmul_i8_several(const MatrixView& w, uint32_t row_begin, uint32_t row_end
   kernel(w, row_begin, row_end, x, y, y_stride, scratch);
 }
 
+// Few tokens on the stored layout.
+template <auto FEW>
+void matmul_i8_few(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                   float* y, uint64_t y_stride, void* scratch) {
+  if (x.tokens <= kFewTokens) return FEW(w, row_begin, row_end, x, y, y_stride);
+  matmul_panels(w, row_begin, row_end, x, y, y_stride, scratch);
+}
+
 constexpr KernelTable make_table() {
   KernelTable t{};
   t.isa = "avx512";
@@ -47,9 +55,9 @@ constexpr KernelTable make_table() {
   t.matmul_i8[at(WeightFormat::kQ8_0)] = matmul_i8_several<WeightFormat::kQ8_0>;
   t.matmul_i8[at(WeightFormat::kQ2_K)] = matmul_i8<gemv_q2_k>;
   t.matmul_i8[at(WeightFormat::kQ3_K)] = matmul_i8<gemv_q3_k>;
-  t.matmul_i8[at(WeightFormat::kQ4_K)] = matmul_i8_several<WeightFormat::kQ4_K>;
+  t.matmul_i8[at(WeightFormat::kQ4_K)] = matmul_i8_few<multiply_few_q4_k>;
   t.matmul_i8[at(WeightFormat::kQ5_K)] = matmul_i8<gemv_q5_k>;
-  t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8_several<WeightFormat::kQ6_K>;
+  t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8_few<multiply_few_q6_k>;
   t.matmul_i8[at(WeightFormat::kIQ4_NL)] = matmul_i8<gemv_iq4_nl>;
   t.matmul_i8[at(WeightFormat::kIQ4_XS)] = matmul_i8<gemv_iq4_xs>;
   t.matmul_i8[at(WeightFormat::kMXFP4)] = matmul_i8<gemv_mxfp4>;
