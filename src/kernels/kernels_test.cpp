@@ -229,6 +229,38 @@ TEST_P(IsaTest, Int8ProductsHaveTheBitsOfTheReferenceForEverySizeOfTileAndTail) 
       }
 }
 
+TEST_P(IsaTest, GroupsWithScalesOfAnyTypeHaveTheBitsOfTheReference) {
+  std::mt19937 random(13);
+  const auto format = static_cast<uint32_t>(WeightFormat::kMlxAffine);
+  for (const Format& f : integer_formats()) {
+    if (f.format != WeightFormat::kMlxAffine) continue;
+    for (const DType type : {DType::kF16, DType::kF32})
+      for (const uint32_t groups : {1u, 3u, 9u}) {
+        Weights w(f, 7, groups * f.group, random);
+        const uint32_t bytes = type == DType::kF32 ? 4 : 2;
+        w.view.scale_type = type;
+        w.view.scale_row_bytes = uint64_t{groups} * bytes;
+        for (std::vector<uint8_t>* values : {&w.scales, &w.biases}) {
+          values->resize(7 * w.view.scale_row_bytes);
+          for (size_t i = 0; i < values->size(); i += bytes) {
+            const float value = static_cast<float>(static_cast<int>(random() % 1000) - 500) / 3000.0f;
+            const uint16_t half = f16_from_f32(value);
+            std::memcpy(values->data() + i, bytes == 4 ? static_cast<const void*>(&value) : &half, bytes);
+          }
+        }
+        w.view.scales = w.scales.data();
+        w.view.biases = w.biases.data();
+        for (const uint32_t tokens : {1u, 3u}) {
+          const Activations x(*table_, w.view, tokens, random);
+          ASSERT_EQ(multiply(table_->matmul_i8[format], w.view, 0, 7, x.view),
+                    multiply(reference_kernels().matmul_i8[format], w.view, 0, 7, x.view))
+              << "bits " << int{f.bits} << " group " << f.group << " groups " << groups << " tokens "
+              << tokens;
+        }
+      }
+  }
+}
+
 // Rows of gate and up may take turns: each matrix is every second row of what is stored.
 TEST_P(IsaTest, EverySecondRowGivesEverySecondProduct) {
   std::mt19937 random(9);
