@@ -1,5 +1,5 @@
-// How fast each instruction set reads weights in products of one token, and attends to a latent cache, beside a plain
-// reading of the same memory: kernel_bench [--threads T] [--rounds R] [--cols C] [--mib M] [FORMAT…].
+// How fast each instruction set reads weights in products of one token or N, and attends to a latent cache, beside a
+// plain reading of the same memory: kernel_bench [--threads T] [--rounds R] [--cols C] [--mib M] [--tokens N] [FORMAT…].
 //
 // A matrix larger than the caches is multiplied R times in chunks of rows, as the engine does; the cell is the best
 // round in GB/s of stored bytes and its share of the reading. Without T, with one thread, whose processor time counts
@@ -31,6 +31,7 @@ struct Plan {
   std::vector<uint32_t> threads;
   int rounds = 7;
   uint32_t cols = 4096;
+  uint32_t tokens = 1;
   uint64_t bytes = uint64_t{256} << 20;
   std::vector<std::string> formats;
 };
@@ -99,21 +100,26 @@ double read_gb_s(ThreadPool& pool, int rounds, const uint8_t* data, uint64_t byt
   });
 }
 
-// One token, quantised for the matrix.
-struct Token {
+// Tokens, quantised for the matrix.
+struct Tokens {
   std::vector<float> values, scales;
   std::vector<int8_t> codes;
   std::vector<int16_t> sums16, sums32;
   ActivationView view;
 
-  Token(const KernelTable& kernels, const MatrixView& w)
-      : values(w.cols), scales(w.cols / 32), codes(w.cols), sums16(w.cols / 16), sums32(w.cols / 32) {
+  Tokens(const KernelTable& kernels, const MatrixView& w, uint32_t tokens)
+      : values(w.cols),
+        scales(uint64_t{tokens} * w.cols / 32),
+        codes(uint64_t{tokens} * w.cols),
+        sums16(uint64_t{tokens} * w.cols / 16),
+        sums32(uint64_t{tokens} * w.cols / 32) {
     for (uint32_t i = 0; i < w.cols; ++i)
       values[i] = static_cast<float>(static_cast<int>(i * 37 % 201) - 100);
     const uint32_t block = mlxf::kernels::activation_block(w);
-    kernels.quantize(values.data(), w.cols, block, codes.data(), scales.data(), sums16.data(), sums32.data());
-    view = {1,    w.cols, values.data(), w.cols, codes.data(), scales.data(), sums16.data(), sums32.data(),
-            block};
+    for (uint64_t t = 0; t < tokens; ++t)
+      kernels.quantize(values.data(), w.cols, block, &codes[t * w.cols], &scales[t * (w.cols / block)],
+                       &sums16[t * (w.cols / 16)], &sums32[t * (w.cols / 32)]);
+    view = {tokens, w.cols, nullptr, 0, codes.data(), scales.data(), sums16.data(), sums32.data(), block};
   }
 };
 
@@ -142,14 +148,14 @@ uint64_t stored_bytes(const MatrixView& w) {
   return w.rows * (w.row_bytes + w.scale_row_bytes * (w.format == WeightFormat::kMlxAffine ? 2 : 1));
 }
 
-double product_gb_s(const KernelTable& kernels, ThreadPool& pool, int rounds, const MatrixView& w,
+double product_gb_s(const KernelTable& kernels, ThreadPool& pool, const Plan& plan, const MatrixView& w,
                     std::vector<AlignedBuffer>& scratch) {
-  const Token x(kernels, w);
-  std::vector<float> y(w.rows);
-  constexpr uint64_t kChunkBytes = uint64_t{1} << 19;
+  const Tokens x(kernels, w, plan.tokens);
+  std::vector<float> y(uint64_t{w.rows} * plan.tokens);
+  constexpr uint64_t kChunkBytes = uint64_t{1} << 17;
   const auto rows = static_cast<uint32_t>(std::max<uint64_t>(16, kChunkBytes / w.row_bytes / 16 * 16));
   const auto format = static_cast<uint32_t>(w.format);
-  return best_gb_s(pool, rounds, stored_bytes(w), [&] {
+  return best_gb_s(pool, plan.rounds, stored_bytes(w), [&] {
     pool.parallel_for((w.rows + rows - 1) / rows, [&](uint32_t chunk, uint32_t worker) {
       const uint32_t begin = chunk * rows;
       kernels.matmul_i8[format](w, begin, std::min(begin + rows, w.rows), x.view, y.data(), w.rows,
@@ -206,7 +212,7 @@ void measure(const Plan& plan, uint32_t threads, const uint8_t* data) {
         matrix_in(data, plan.bytes, format, plan.cols / format.block_elements * format.block_elements);
     std::printf("| %s |", format.name);
     for (uint32_t i = set.count - 1; i-- > 0;) {
-      const double speed = product_gb_s(*set.tables[i], pool, plan.rounds, w, scratch);
+      const double speed = product_gb_s(*set.tables[i], pool, plan, w, scratch);
       std::printf(" %.1f (%.0f %%) |", speed, 100 * speed / reading);
     }
     std::printf("\n");
@@ -235,6 +241,8 @@ bool parse(int argc, char** argv, Plan& plan) {
       plan.rounds = static_cast<int>(value);
     else if (argument == "--cols")
       plan.cols = static_cast<uint32_t>(value);
+    else if (argument == "--tokens")
+      plan.tokens = static_cast<uint32_t>(value);
     else if (argument == "--mib")
       plan.bytes = static_cast<uint64_t>(value) << 20;
     else
@@ -249,9 +257,9 @@ bool parse(int argc, char** argv, Plan& plan) {
 int main(int argc, char** argv) {
   Plan plan;
   if (!parse(argc, argv, plan)) {
-    std::fprintf(
-        stderr,
-        "kernel_bench [--threads T] [--rounds R] [--cols C, from 256] [--mib M, from 1] [FORMAT...]\n");
+    std::fprintf(stderr,
+                 "kernel_bench [--threads T] [--rounds R] [--cols C, from 256] [--mib M, from 1] [--tokens "
+                 "N] [FORMAT...]\n");
     return 1;
   }
   auto memory = mlxf::platform::HugeMemory::allocate(plan.bytes + (1 << 20));
