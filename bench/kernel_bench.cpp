@@ -1,5 +1,6 @@
 // How fast each instruction set reads weights in products of one token or N, and attends to a latent cache, beside a
-// plain reading of the same memory: kernel_bench [--threads T] [--rounds R] [--cols C] [--mib M] [--tokens N] [FORMAT…].
+// plain reading of the same memory:
+//     kernel_bench [--threads T] [--rounds R] [--cols C] [--mib M] [--tokens N] [FORMAT…]
 //
 // A matrix larger than the caches is multiplied R times in chunks of rows, as the engine does; the cell is the best
 // round in GB/s of stored bytes and its share of the reading. Without T, with one thread, whose processor time counts

@@ -1,10 +1,10 @@
 // Products of one to eight tokens with Q4_K and Q6_K on the stored layout, four rows at a time.
 //
-// Several answers side by side, and the experts of a mixture that few tokens of a prompt chose. Unpacking panels costs a
-// block some 45 cycles before the first product; here a block is unpacked in registers, some 20 vector operations, and
-// then costs each token 8 for its products and 5 for its share of the horizontal sums and chains, against 6 of a panel:
-// worth it up to eight tokens. Four of them at most share the unpacking; more go over the four rows again, which L1
-// still has.
+// Several answers side by side, and the experts of a mixture that few tokens of a prompt chose. Unpacking panels costs
+// a block some 45 cycles before the first product; here a block is unpacked in registers, some 20 vector operations,
+// and then costs each token 8 for its products and 5 for its share of the horizontal sums and chains, against 6 of a
+// panel: worth it up to eight tokens. Four of them at most share the unpacking; more go over the four rows again, which
+// L1 still has.
 #include <immintrin.h>
 
 #include <cstdint>
