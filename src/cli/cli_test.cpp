@@ -291,6 +291,15 @@ TEST(Run, AnswersFitASchemaAnExpressionOrAGrammar) {
   std::ofstream(file) << "start: \"one\" | \"two\"\n";
   const std::string word = json_of(arguments + " --grammar " + file)["text"].get<std::string>();
   EXPECT_TRUE(word == "one" || word == "two") << word;
+  std::ofstream(file) << "# numbers\nroot ::= digits \" or \" digits\ndigits ::= [0-9]{2,3}\n";
+  const std::string digits = json_of(arguments + " --grammar " + file)["text"].get<std::string>();
+  EXPECT_NE(digits.find(" or "), std::string::npos) << digits;
+  EXPECT_EQ(digits.find_first_not_of("0123456789 or"), std::string::npos) << digits;
+  std::ofstream(file) << "root ::= \"a\" | b\n";
+  const Outcome undefined = run(arguments + " --grammar " + file);
+  EXPECT_NE(undefined.code, 0);
+  EXPECT_NE(undefined.output.find("line 1, column 16: rule \"b\" is not defined"), std::string::npos)
+      << undefined.output;
   std::filesystem::remove(file);
   const Outcome wrong = run(arguments + " --json-schema '{\"type\": \"strin\"}'");
   EXPECT_NE(wrong.code, 0);
