@@ -49,8 +49,8 @@ double expected_hit_rate(const ForecastInputs& inputs, const model::Residency& r
 
 double streamed_layers(const ForecastInputs& inputs, const model::Residency& residency) {
   double total = 0;
-  for (size_t i = residency.resident_layers; i < inputs.sizes.layers.size(); ++i)
-    total += static_cast<double>(inputs.sizes.layers[i]);
+  for (const uint32_t layer : residency.streamed_layers)
+    total += static_cast<double>(inputs.sizes.layers[layer]);
   return total;
 }
 

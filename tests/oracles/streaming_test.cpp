@@ -322,6 +322,47 @@ TEST(Streaming, ComputingKeepsTheDiskBusy) {
   EXPECT_GT(faulty.started().size(), begun);
 }
 
+// Streamed layers of a dense model stand between those that stay, and the disk is given the next ones' reads as soon as
+// a slot was computed: while those that stay, the head and the next token's beginning are.
+TEST(Streaming, DenseLayersAreReadAheadThroughTheWholeToken) {
+  const std::string folder = oracle("gemma3");
+  const model::WeightSizes sizes = sizes_of(folder, kGranule);
+  const std::vector<uint32_t> streamed_layers =
+      model::plan_residency(sizes, most_streamed(sizes), 0)->streamed_layers;
+  ASSERT_EQ(streamed_layers.size(), 3u);
+  ASSERT_EQ(sizes.layers.size(), 7u);
+  for (size_t i = 1; i < streamed_layers.size(); ++i)
+    EXPECT_GT(streamed_layers[i] - streamed_layers[i - 1], 1u);
+  storage::FaultyStorage faulty({}, {.depth = 1024});
+  Loaded streamed(
+      folder, 1,
+      {.storage = &faulty.storage(), .weight_bytes = most_streamed(sizes), .granule_bytes = kGranule});
+  ASSERT_NE(streamed.model, nullptr);
+  const auto sequence = streamed.model->make_sequence(64);
+  std::vector<float> logits(streamed.model->spec().vocab);
+  const TokenId id = 5;
+  const model::Chunk chunk{sequence.get(), {&id, 1}, false};
+  ASSERT_TRUE(streamed.model->forward({&chunk, 1}, logits.data()));
+  for (int token = 0; token < 3; ++token) {
+    const weights::RecordCacheStats before = streamed.cache().stats();
+    std::vector<uint32_t> reads_began_in;
+    size_t begun = 0;
+    // A layer's reads begin as soon as its slot is free, which is when a streamed one was computed.
+    ASSERT_TRUE(streamed.model->forward({&chunk, 1}, logits.data(),
+                                        [&](uint32_t layer, const float*, uint32_t, uint32_t) {
+                                          const size_t now = faulty.started().size();
+                                          if (layer > 0 && now > begun) reads_began_in.push_back(layer - 1);
+                                          begun = now;
+                                        }));
+    EXPECT_EQ(reads_began_in, streamed_layers);
+    const weights::RecordCacheStats& after = streamed.cache().stats();
+    EXPECT_EQ(after.misses, before.misses);
+    EXPECT_EQ(after.prefetched - before.prefetched, 3u);
+    // Both slots are given to the next token's first layers.
+    EXPECT_EQ(after.prefetched - after.prefetch_used, 2u);
+  }
+}
+
 // A context that outgrows the room kept for it takes the cache's; when that is at its least, the next token is refused,
 // nothing has changed, and a shorter context goes on.
 TEST(Streaming, KeysAndValuesTakeTheirRoomFromTheCache) {
