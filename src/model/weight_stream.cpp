@@ -324,12 +324,12 @@ Result<std::unique_ptr<WeightStream>> WeightStream::make(const ModelManifest& ma
                    weights::RecordCache::make(storage, files, std::move(records), cache_options));
   stream->pool_ = options.pool;
   if (stream->pool_ != nullptr)
-    stream->pool_->set_between([cache = stream->cache_.get()] { cache->advance(); });
+    stream->pool_->set_between(stream.get(), [cache = stream->cache_.get()] { cache->advance(); });
   return stream;
 }
 
 WeightStream::~WeightStream() {
-  if (pool_ != nullptr) pool_->set_between(nullptr);
+  if (pool_ != nullptr) pool_->end_between(this);
 }
 
 tl::unexpected<Error> WeightStream::named(const Error& error) const {
