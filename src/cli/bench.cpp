@@ -44,15 +44,18 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Tokens per second of `count` tokens in pieces of `piece`, after `depth` positions.
-Result<double> measure(model::Model& model, Tokens& tokens, uint32_t count, uint32_t piece, uint32_t depth,
+// Tokens per second of `count` tokens in pieces of `piece`, after `depth` positions, as a session appends them.
+Result<double> measure(engine::Engine& engine, Tokens& tokens, uint32_t count, uint32_t piece, uint32_t depth,
                        std::vector<float>& logits) {
+  model::Model& model = engine.model();
   const auto sequence = model.make_sequence(depth + count);
   RETURN_IF_ERROR(sequence->fill(depth));
   std::vector<TokenId> ids(count);
   for (TokenId& id : ids) id = tokens.next();
   const auto start = std::chrono::steady_clock::now();
   for (uint32_t at = 0; at < count; at += piece) {
+    engine.adapt_memory();
+    engine.spare_drive();
     const model::Chunk chunk{sequence.get(), {ids.data() + at, std::min(piece, count - at)}, false};
     RETURN_IF_ERROR(model.forward({&chunk, 1}, logits.data()));
   }
@@ -115,6 +118,14 @@ void print(const Flags& flags, const std::vector<Row>& rows, double load_seconds
   std::printf("loaded in %.2f s, peak memory %.2f GB\n", load_seconds, static_cast<double>(peak_bytes) / 1e9);
 }
 
+// B_ssd, in what memory the budget has left. Before and after what is judged: whoever else uses the disk for a moment
+// disturbs one of them, and the faster counts.
+Status probe_disk(const Flags& flags, uint64_t budget, const engine::Engine& engine, SpeedLimit& limit) {
+  ASSIGN_OR_RETURN(const storage::Backend backend, storage::parse_backend(flags.model.io));
+  const uint64_t held = platform::own_memory_bytes();
+  return limit.probe_disk(engine.manifest(), backend, budget > held ? budget - held : 0);
+}
+
 // After the measurement: the probes take memory of their own.
 Status judge(const Flags& flags, uint64_t budget, engine::Engine& engine,
              const weights::RoutingWindow* routing, SpeedLimit& limit, std::vector<Row>& rows) {
@@ -134,9 +145,7 @@ Status judge(const Flags& flags, uint64_t budget, engine::Engine& engine,
   if (model.streams()) {
     // In what the cache leaves. A second probe of RAM would have too little of it.
     if (cache != nullptr) cache->set_bytes(0);
-    ASSIGN_OR_RETURN(const storage::Backend backend, storage::parse_backend(flags.model.io));
-    const uint64_t held = platform::own_memory_bytes();
-    RETURN_IF_ERROR(limit.probe_disk(engine.manifest(), backend, budget > held ? budget - held : 0));
+    RETURN_IF_ERROR(probe_disk(flags, budget, engine, limit));
   } else {
     RETURN_IF_ERROR(limit.probe());
   }
@@ -193,9 +202,11 @@ Status run(const Flags& flags) {
   const std::string suffix = flags.depth != 0 ? "@" + std::to_string(flags.depth) : "";
   std::vector<Row> rows;
   uint64_t peak_bytes = 0;
+  // While the slots of what is streamed are untouched.
+  if (model.streams()) RETURN_IF_ERROR(probe_disk(flags, budget, *engine, limit));
   // One pass to warm up: scratch grows, pages are touched, the clock rises.
   RETURN_IF_ERROR(
-      measure(model, tokens, std::min(64u, std::max(flags.prompt, 8u)), model.chunk_tokens(), 0, logits));
+      measure(*engine, tokens, std::min(64u, std::max(flags.prompt, 8u)), model.chunk_tokens(), 0, logits));
   for (const auto& [name, count, piece] :
        {std::tuple{"pp", flags.prompt, model.chunk_tokens()}, std::tuple{"tg", flags.generate, 1u}}) {
     if (count == 0) continue;
@@ -204,7 +215,7 @@ Status run(const Flags& flags) {
     row.bytes_per_token = piece == 1 ? model.active_bytes() : 0;
     const StreamCost before = StreamCost::of(*engine);
     for (uint32_t i = 0; i < flags.repetitions; ++i) {
-      ASSIGN_OR_RETURN(const double speed, measure(model, tokens, count, piece, flags.depth, logits));
+      ASSIGN_OR_RETURN(const double speed, measure(*engine, tokens, count, piece, flags.depth, logits));
       row.samples.push_back(speed);
     }
     row.cost = StreamCost::of(*engine).since(before);

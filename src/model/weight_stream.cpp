@@ -15,8 +15,8 @@ using formats::ModelManifest;
 using weights::Record;
 using weights::RecordSlice;
 
-// A dense layer is computed from one slot while the next is read into the other. A third would let computing fall behind
-// by one more reading, at the price of one more layer to be read for every token.
+// A dense layer is computed from one slot while the next is read into the other. A third would let computing fall
+// behind by one more reading, at the price of one more layer to be read for every token.
 constexpr uint32_t kRingSlots = 2;
 
 Result<RecordSlice> slice_of(const ModelManifest& manifest, const MatrixSource& source) {
@@ -366,7 +366,7 @@ Status WeightStream::begin_experts(uint32_t layer, std::span<const uint32_t> exp
   wanted_.clear();
   for (const uint32_t expert : experts) wanted_.push_back(first_expert_[layer] + expert);
   // Many tokens choose nearly all experts, in the next layer too.
-  sweep_ = experts.size() * 4 >= uint64_t{expert_count_[layer]} * 3;
+  sweep_ = static_cast<double>(experts.size()) >= kSweepShare * expert_count_[layer];
   if (const Status status = cache_->begin(wanted_, sweep_); !status) return named(status.error());
   return {};
 }

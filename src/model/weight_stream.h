@@ -108,6 +108,8 @@ class WeightStream {
   };
   [[nodiscard]] Status begin_experts(uint32_t layer, std::span<const uint32_t> experts);
   [[nodiscard]] Result<std::span<const ReadyExpert>> next_experts();
+  // A pass that needs this share of its layer's experts is one of a sweep.
+  static constexpr double kSweepShare = 0.75;
   // In a sweep all of the next layer's experts will be needed: reads those that fit beside this layer's.
   void expect_experts(uint32_t layer);
 
