@@ -45,15 +45,18 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Tokens per second of `count` tokens in pieces of `piece`, after `depth` positions.
-Result<double> measure(model::Model& model, Tokens& tokens, uint32_t count, uint32_t piece, uint32_t depth,
+// Tokens per second of `count` tokens in pieces of `piece`, after `depth` positions, as a session appends them.
+Result<double> measure(engine::Engine& engine, Tokens& tokens, uint32_t count, uint32_t piece, uint32_t depth,
                        std::vector<float>& logits) {
+  model::Model& model = engine.model();
   const auto sequence = model.make_sequence(depth + count);
   RETURN_IF_ERROR(sequence->fill(depth));
   std::vector<TokenId> ids(count);
   for (TokenId& id : ids) id = tokens.next();
   const auto start = std::chrono::steady_clock::now();
   for (uint32_t at = 0; at < count; at += piece) {
+    engine.adapt_memory();
+    engine.spare_drive();
     const model::Chunk chunk{sequence.get(), {ids.data() + at, std::min(piece, count - at)}, false};
     RETURN_IF_ERROR(model.forward({&chunk, 1}, logits.data()));
   }
@@ -95,8 +98,9 @@ class ExpertUnion {
 
 // Tokens per second of `streams` sequences together, each of `count` tokens after `depth` positions, decoded side by
 // side: a pass takes one token of each.
-Result<double> measure_streams(model::Model& model, Tokens& tokens, uint32_t streams, uint32_t count,
+Result<double> measure_streams(engine::Engine& engine, Tokens& tokens, uint32_t streams, uint32_t count,
                                uint32_t depth, ExpertUnion& experts, std::vector<float>& logits) {
+  model::Model& model = engine.model();
   std::vector<std::unique_ptr<kv::Sequence>> sequences(streams);
   for (auto& sequence : sequences) {
     sequence = model.make_sequence(depth + count);
@@ -108,6 +112,8 @@ Result<double> measure_streams(model::Model& model, Tokens& tokens, uint32_t str
   const auto start = std::chrono::steady_clock::now();
   for (uint32_t at = 0; at < count; ++at) {
     for (TokenId& id : ids) id = tokens.next();
+    engine.adapt_memory();
+    engine.spare_drive();
     experts.begin_pass();
     RETURN_IF_ERROR(model.forward(chunks, logits.data()));
   }
@@ -178,6 +184,14 @@ void print(const Flags& flags, const std::vector<Row>& rows, double load_seconds
   std::printf("loaded in %.2f s, peak memory %.2f GB\n", load_seconds, static_cast<double>(peak_bytes) / 1e9);
 }
 
+// B_ssd, in what memory the budget has left. Before and after what is judged: whoever else uses the disk for a moment
+// disturbs one of them, and the faster counts.
+Status probe_disk(const Flags& flags, uint64_t budget, const engine::Engine& engine, SpeedLimit& limit) {
+  ASSIGN_OR_RETURN(const storage::Backend backend, storage::parse_backend(flags.model.io));
+  const uint64_t held = platform::own_memory_bytes();
+  return limit.probe_disk(engine.manifest(), backend, budget > held ? budget - held : 0);
+}
+
 // After the measurement: the probes take memory of their own.
 Status judge(const Flags& flags, uint64_t budget, engine::Engine& engine,
              const weights::RoutingWindow* routing, SpeedLimit& limit, std::vector<Row>& rows) {
@@ -202,9 +216,7 @@ Status judge(const Flags& flags, uint64_t budget, engine::Engine& engine,
   if (model.streams()) {
     // In what the cache leaves. A second probe of RAM would have too little of it.
     if (cache != nullptr) cache->set_bytes(0);
-    ASSIGN_OR_RETURN(const storage::Backend backend, storage::parse_backend(flags.model.io));
-    const uint64_t held = platform::own_memory_bytes();
-    RETURN_IF_ERROR(limit.probe_disk(engine.manifest(), backend, budget > held ? budget - held : 0));
+    RETURN_IF_ERROR(probe_disk(flags, budget, engine, limit));
   } else {
     RETURN_IF_ERROR(limit.probe());
   }
@@ -272,12 +284,12 @@ Result<std::vector<Row>> measure_rows(const Flags& flags, engine::Engine& engine
   };
   // One pass to warm up: scratch grows, pages are touched, the clock rises.
   RETURN_IF_ERROR(
-      measure(model, tokens, std::min(64u, std::max(flags.prompt, 8u)), model.chunk_tokens(), 0, logits));
+      measure(engine, tokens, std::min(64u, std::max(flags.prompt, 8u)), model.chunk_tokens(), 0, logits));
   if (flags.prompt != 0) {
     Row row;
     row.test = "pp" + std::to_string(flags.prompt) + suffix;
     RETURN_IF_ERROR(add(std::move(row), [&] {
-      return measure(model, tokens, flags.prompt, model.chunk_tokens(), flags.depth, logits);
+      return measure(engine, tokens, flags.prompt, model.chunk_tokens(), flags.depth, logits);
     }));
   }
   routing = watch_routing(engine);
@@ -288,13 +300,13 @@ Result<std::vector<Row>> measure_rows(const Flags& flags, engine::Engine& engine
     row.streams = streams;
     if (streams == 1) {
       RETURN_IF_ERROR(add(std::move(row),
-                          [&] { return measure(model, tokens, flags.generate, 1, flags.depth, logits); }));
+                          [&] { return measure(engine, tokens, flags.generate, 1, flags.depth, logits); }));
       continue;
     }
     row.test += "x" + std::to_string(streams);
     ExpertUnion experts(model);
     RETURN_IF_ERROR(add(std::move(row), [&] {
-      return measure_streams(model, tokens, streams, flags.generate, flags.depth, experts, logits);
+      return measure_streams(engine, tokens, streams, flags.generate, flags.depth, experts, logits);
     }));
     rows.back().expert_union = experts.mean(streams);
   }
@@ -312,6 +324,8 @@ Status run(const Flags& flags) {
   ASSIGN_OR_RETURN(auto engine, flags.model.open(options));
   std::unique_ptr<weights::RoutingWindow> routing;
   uint64_t peak_bytes = 0;
+  // While the slots of what is streamed are untouched.
+  if (engine->model().streams()) RETURN_IF_ERROR(probe_disk(flags, budget, *engine, limit));
   ASSIGN_OR_RETURN(std::vector<Row> rows, measure_rows(flags, *engine, routing, peak_bytes));
   RETURN_IF_ERROR(judge(flags, budget, *engine, routing.get(), limit, rows));
   RETURN_IF_ERROR(flags.model.finish(*engine));

@@ -42,8 +42,16 @@ class ThreadPool {
   void parallel_for(uint32_t chunks, ChunkFn fn);
 
   // Called by the owner after each of its own chunks, some thousand times a second: whoever keeps a disk busy while
-  // this computes looks after it here. It must not call parallel_for. Null: nothing. By the owner, between calls.
-  void set_between(std::function<void()> between) { between_ = std::move(between); }
+  // this computes looks after it here. It must not call parallel_for. `setter` names who set it, in place of whoever
+  // did before. By the owner, between calls.
+  void set_between(const void* setter, std::function<void()> between) {
+    setter_ = setter;
+    between_ = std::move(between);
+  }
+  // No more of it, unless somebody else has set another since.
+  void end_between(const void* setter) {
+    if (setter_ == setter) set_between(nullptr, nullptr);
+  }
 
   [[nodiscard]] uint32_t threads() const { return threads_; }
 
@@ -52,6 +60,7 @@ class ThreadPool {
   const uint32_t threads_;
   std::unique_ptr<Shared> shared_;
   std::function<void()> between_;
+  const void* setter_ = nullptr;
 };
 
 }  // namespace mlxf::compute
