@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstring>
 
 namespace mlxf {
 namespace {
@@ -22,9 +23,35 @@ constexpr auto kTables = [] {
   return tables;
 }();
 
+#if defined(__x86_64__)
+// REQUIRES: SSE 4.2.
+__attribute__((target("sse4.2"))) uint32_t crc32c_by_instruction(std::span<const uint8_t> bytes,
+                                                                 uint32_t before) {
+  uint64_t value = ~before;
+  const uint8_t* p = bytes.data();
+  size_t left = bytes.size();
+  for (; left >= 8; left -= 8, p += 8) {
+    uint64_t word = 0;
+    std::memcpy(&word, p, 8);
+    value = __builtin_ia32_crc32di(value, word);
+  }
+  auto rest = static_cast<uint32_t>(value);
+  for (; left > 0; --left) rest = __builtin_ia32_crc32qi(rest, *p++);
+  return ~rest;
+}
+#endif
+
 }  // namespace
 
 uint32_t crc32c(std::span<const uint8_t> bytes, uint32_t before) {
+#if defined(__x86_64__)
+  static const bool has_instruction = __builtin_cpu_supports("sse4.2") != 0;
+  if (has_instruction) return crc32c_by_instruction(bytes, before);
+#endif
+  return crc32c_by_tables(bytes, before);
+}
+
+uint32_t crc32c_by_tables(std::span<const uint8_t> bytes, uint32_t before) {
   uint32_t value = ~before;
   const uint8_t* p = bytes.data();
   size_t left = bytes.size();

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -24,6 +25,18 @@ TEST(Crc32c, InPieces) {
   constexpr std::string_view kText = "It was a dark night, and the wind rose over the old house by the sea.";
   for (size_t cut = 0; cut <= kText.size(); ++cut)
     EXPECT_EQ(of(kText.substr(cut), of(kText.substr(0, cut))), of(kText)) << cut;
+}
+
+// Whichever way this machine computes it: at every distance from a word, and of every length.
+TEST(Crc32c, TheProcessorsInstructionAgreesWithTheTables) {
+  std::vector<uint8_t> bytes(300);
+  uint32_t value = 1;
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>((value = value * 1664525u + 1013904223u) >> 24);
+  for (size_t begin = 0; begin < 9; ++begin)
+    for (size_t length = 0; length + begin <= bytes.size(); ++length) {
+      const auto part = std::span(bytes).subspan(begin, length);
+      ASSERT_EQ(crc32c(part, value), crc32c_by_tables(part, value)) << begin << " " << length;
+    }
 }
 
 }  // namespace

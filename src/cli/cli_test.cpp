@@ -163,6 +163,23 @@ TEST(Program, BenchReportsBothTests) {
   }
 }
 
+TEST(Program, BenchDecodesSeveralStreamsSideBySide) {
+  const Outcome outcome = run("bench -m " + oracle("mixtral") + " -p 0 -n 6 -r 2 --streams 1,3 --json");
+  EXPECT_EQ(outcome.code, 0) << outcome.output;
+  const auto rows = parse_json(outcome.output);
+  ASSERT_TRUE(rows) << rows.error().message;
+  ASSERT_EQ(rows->size(), 2u);
+  EXPECT_EQ(find_string((*rows)[0], "test").value_or(""), "tg6");
+  const Json& three = (*rows)[1];
+  EXPECT_EQ(find_string(three, "test").value_or(""), "tg6x3");
+  EXPECT_EQ(find_number(three, "streams").value_or(0), 3);
+  // Two of eight experts a token: three tokens read two to six.
+  EXPECT_GT(find_number(three, "expert_union").value_or(0), 1);
+  EXPECT_LE(find_number(three, "expert_union").value_or(0), 3);
+  EXPECT_GT(find_number(three, "limit_tok_s").value_or(0), 0);
+  EXPECT_EQ(run("bench -m " + oracle("mixtral") + " --streams 0").code, 2);
+}
+
 TEST(Program, DoctorMeasuresAndKeepsTheProfile) {
   const std::string cache = temporary("doctor");
   const std::string environment = "env XDG_CACHE_HOME=" + cache + " ";

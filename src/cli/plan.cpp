@@ -90,11 +90,10 @@ Parts parts_of(const plan::ForecastInputs& inputs, const model::Residency& resid
                 (residency.per_layer_by_row ? inputs.sizes.row_buffer : inputs.sizes.row_table) +
                 (residency.embedding_by_row ? inputs.sizes.embedding_window : inputs.sizes.embedding);
   parts.slots = residency.cache_bytes;
-  for (size_t i = 0; i < inputs.sizes.layers.size(); ++i) {
-    const bool resident = i < residency.resident_layers;
-    (resident ? parts.layers : parts.streamed) += inputs.sizes.layers[i];
-    parts.streamed_layers += resident ? 0 : 1;
-  }
+  for (const uint64_t bytes : inputs.sizes.layers) parts.layers += bytes;
+  for (const uint32_t layer : residency.streamed_layers) parts.streamed += inputs.sizes.layers[layer];
+  parts.layers -= parts.streamed;
+  parts.streamed_layers = residency.streamed_layers.size();
   if (residency.stream_experts)
     parts.streamed += inputs.sizes.experts;
   else

@@ -46,7 +46,8 @@ void PrefixCacheFlags::add_to(CLI::App& command) {
       ->needs(option);
 }
 
-Result<std::unique_ptr<engine::PrefixFolder>> PrefixCacheFlags::open(std::vector<std::string> keys) const {
+Result<std::unique_ptr<engine::PrefixFolder>> PrefixCacheFlags::open(std::vector<std::string> keys,
+                                                                     storage::Backend io) const {
   if (folder.empty()) return nullptr;
   const auto bytes = memory::parse_budget(size);
   if (!bytes || bytes->kind != memory::BudgetRequest::Kind::kBytes)
@@ -55,6 +56,7 @@ Result<std::unique_ptr<engine::PrefixFolder>> PrefixCacheFlags::open(std::vector
   engine::PrefixFolderOptions options;
   options.path = folder;
   options.bytes_max = bytes->bytes;
+  options.io = io;
   options.program = std::string("mlx-flash ") + MLXF_VERSION + ", " + platform::program_identity();
   options.scope_of = [keys = std::move(keys)](std::span<const uint8_t> salt, const std::string& user) {
     return scope_of(salt, user, keys);

@@ -17,8 +17,10 @@ struct PrefixCacheFlags {
   std::string folder;  // Empty: none.
   std::string size = "16GiB";
   void add_to(CLI::App& command);
-  // Null without a folder. `keys` are the API keys, in the order in which users are named after them.
-  [[nodiscard]] Result<std::unique_ptr<engine::PrefixFolder>> open(std::vector<std::string> keys) const;
+  // Null without a folder. `keys` are the API keys, in the order in which users are named after them; `io` is how it is
+  // read.
+  [[nodiscard]] Result<std::unique_ptr<engine::PrefixFolder>> open(std::vector<std::string> keys,
+                                                                   storage::Backend io) const;
 };
 
 }  // namespace mlxf::cli

@@ -82,8 +82,9 @@ void tell_manager(const std::string& state) {
 Status serve(const std::shared_ptr<Flags>& flags) {
   platform::ignore_broken_pipes();  // Whoever read the log may end first.
   ASSIGN_OR_RETURN(server::AppOptions options, app_options(flags));
+  ASSIGN_OR_RETURN(const storage::Backend io, storage::parse_backend(flags->served->model.io));
   ASSIGN_OR_RETURN(const std::unique_ptr<engine::PrefixFolder> prefixes,
-                   flags->prefix_cache.open(options.access.keys));
+                   flags->prefix_cache.open(options.access.keys, io));
   options.model.scheduler.prefix_folder = prefixes.get();
   const std::string host = flags->host.empty() ? "127.0.0.1" : flags->host;
   const std::string name = options.model.model.name;

@@ -1,10 +1,11 @@
 // ThreadPool: runs short chunks of work on a fixed set of threads, with barriers that cost microseconds.
 //
-// One owner thread calls parallel_for and works as worker 0; the others are created by the constructor and
-// joined by the destructor. Chunks are handed out one at a time from a shared counter, so a thread that loses
-// its core to another process delays only the chunk in its hands. A waiting thread spins for a few
-// microseconds and then sleeps in the kernel: a spinning waiter would keep the core that the delayed thread
-// could continue on. Not re-entrant: a chunk must not call parallel_for. Chunks never block.
+// One owner thread calls parallel_for and works as worker 0; the others are created by the constructor and joined by
+// the destructor. Each thread takes the chunks of a part of its own in ascending order, then one at a time what is left
+// of the others' parts: a thread that loses its core to another process delays only the chunk in its hands, and each
+// reads one ascending run of memory, which the hardware's prefetchers follow over the borders of chunks. A waiting
+// thread spins for a few microseconds and then sleeps in the kernel: a spinning waiter would keep the core that the
+// delayed thread could continue on. Not re-entrant: a chunk must not call parallel_for. Chunks never block.
 #pragma once
 
 #include <cstdint>
@@ -41,8 +42,16 @@ class ThreadPool {
   void parallel_for(uint32_t chunks, ChunkFn fn);
 
   // Called by the owner after each of its own chunks, some thousand times a second: whoever keeps a disk busy while
-  // this computes looks after it here. It must not call parallel_for. Null: nothing. By the owner, between calls.
-  void set_between(std::function<void()> between) { between_ = std::move(between); }
+  // this computes looks after it here. It must not call parallel_for. `setter` names who set it, in place of whoever
+  // did before. By the owner, between calls.
+  void set_between(const void* setter, std::function<void()> between) {
+    setter_ = setter;
+    between_ = std::move(between);
+  }
+  // No more of it, unless somebody else has set another since.
+  void end_between(const void* setter) {
+    if (setter_ == setter) set_between(nullptr, nullptr);
+  }
 
   [[nodiscard]] uint32_t threads() const { return threads_; }
 
@@ -51,6 +60,7 @@ class ThreadPool {
   const uint32_t threads_;
   std::unique_ptr<Shared> shared_;
   std::function<void()> between_;
+  const void* setter_ = nullptr;
 };
 
 }  // namespace mlxf::compute

@@ -52,7 +52,7 @@ TEST(ThreadPool, TheOwnerLooksAfterOtherThingsBetweenItsChunks) {
       ThreadPool pool(threads);
       const auto owner = std::this_thread::get_id();
       uint32_t calls = 0, own_chunks = 0;
-      pool.set_between([&] {
+      pool.set_between(&calls, [&] {
         EXPECT_EQ(std::this_thread::get_id(), owner);
         EXPECT_EQ(++calls, own_chunks);
       });
@@ -61,10 +61,24 @@ TEST(ThreadPool, TheOwnerLooksAfterOtherThingsBetweenItsChunks) {
       });
       EXPECT_EQ(calls, own_chunks);
       EXPECT_TRUE(threads > 1 || calls == chunks);
-      pool.set_between(nullptr);
+      pool.end_between(&calls);
       pool.parallel_for(chunks, [](uint32_t, uint32_t) {});
       EXPECT_EQ(calls, own_chunks);
     }
+}
+
+TEST(ThreadPool, WhoSetNothingEndsNothing) {
+  ThreadPool pool(1);
+  uint32_t first = 0, second = 0;
+  pool.set_between(&first, [&] { ++first; });
+  pool.set_between(&second, [&] { ++second; });
+  pool.end_between(&first);
+  pool.parallel_for(1, [](uint32_t, uint32_t) {});
+  EXPECT_EQ(first, 0u);
+  EXPECT_EQ(second, 1u);
+  pool.end_between(&second);
+  pool.parallel_for(1, [](uint32_t, uint32_t) {});
+  EXPECT_EQ(second, 1u);
 }
 
 TEST(ThreadPool, ManyPoolsComeAndGo) {

@@ -76,6 +76,34 @@ class ChunkSums {
   uint64_t in_chunk_ = 0;
 };
 
+// Fills parts one after the other with what comes in pieces.
+class Filler {
+ public:
+  explicit Filler(std::span<const std::span<uint8_t>> parts) : parts_(parts) {}
+  // REQUIRES: there is room for it.
+  void add(std::span<const uint8_t> bytes) {
+    while (!bytes.empty()) {
+      CHECK(!parts_.empty());
+      const std::span<uint8_t> room = parts_.front().subspan(in_part_);
+      const size_t taken = std::min(bytes.size(), room.size());
+      std::memcpy(room.data(), bytes.data(), taken);
+      bytes = bytes.subspan(taken);
+      in_part_ += taken;
+      if (in_part_ < parts_.front().size()) continue;
+      parts_ = parts_.subspan(1);
+      in_part_ = 0;
+    }
+  }
+
+ private:
+  std::span<const std::span<uint8_t>> parts_;
+  size_t in_part_ = 0;
+};
+
+// A chunk as it is read, widened to whole blocks, and how many are under way: enough for a queue, and 8 MiB in all.
+constexpr uint64_t kBlockBytes = kPrefixChunkBytes + storage::Storage::kAlign;
+constexpr uint32_t kBlocks = 7;
+
 }  // namespace
 
 uint32_t PrefixHead::reach(uint32_t common) const {
@@ -206,38 +234,71 @@ Status write_prefix(platform::NewFile& file, const PrefixHead& head,
   return file.append(sums.trailer());
 }
 
-Status read_contents(const platform::File& file, const PrefixHead& head,
-                     std::span<const std::span<uint8_t>> contents) {
+Result<ContentsReader> ContentsReader::make(storage::Backend backend) {
+  ContentsReader reader(backend);
+  ASSIGN_OR_RETURN(reader.memory_, platform::HugeMemory::allocate(kBlocks * kBlockBytes));
+  std::memset(reader.memory_.data(), 0, reader.memory_.bytes());
+  return reader;
+}
+
+Status ContentsReader::read(const platform::File& file, const PrefixHead& head,
+                            std::span<const std::span<uint8_t>> contents) {
   uint64_t room = 0;
   for (const std::span<uint8_t> part : contents) room += part.size();
   if (room != head.payload_bytes) return corrupt("its contents are not of the size of what it describes");
   ChunkSums sums;
-  uint64_t offset = head_bytes(head), in_part = 0;
-  const uint64_t end = offset + head.payload_bytes;
-  std::vector<uint8_t> chunk;
-  size_t part = 0;
-  while (offset < end) {
-    chunk.resize(std::min(kPrefixChunkBytes, end - offset));
-    RETURN_IF_ERROR(file.read_exact(offset, chunk));
+  Filler filler(contents);
+  const auto take = [&](std::span<const uint8_t> chunk) {
     sums.add(chunk);
-    for (std::span<const uint8_t> left = chunk; !left.empty();) {
-      CHECK(part < contents.size());
-      const size_t taken = std::min<size_t>(left.size(), contents[part].size() - in_part);
-      std::memcpy(contents[part].data() + in_part, left.data(), taken);
-      left = left.subspan(taken);
-      in_part += taken;
-      if (in_part == contents[part].size()) {
-        ++part;
-        in_part = 0;
-      }
-    }
-    offset += chunk.size();
+    filler.add(chunk);
+  };
+  const uint64_t begin = head_bytes(head);
+  if (head.payload_bytes <= kPrefixChunkBytes) {  // Needs no queue.
+    const std::span<uint8_t> chunk(memory_.data(), head.payload_bytes);
+    RETURN_IF_ERROR(file.read_exact(begin, chunk));
+    take(chunk);
+  } else {
+    RETURN_IF_ERROR(read_chunks(file, begin, head.payload_bytes, take));
   }
-  CHECK(part == contents.size());
   const std::vector<uint8_t> expected = sums.trailer();
   std::vector<uint8_t> trailer(expected.size());
-  RETURN_IF_ERROR(file.read_exact(end, trailer));
+  RETURN_IF_ERROR(file.read_exact(begin + head.payload_bytes, trailer));
   if (trailer != expected) return corrupt("a checksum of its contents is wrong");
+  return {};
+}
+
+Status ContentsReader::read_chunks(const platform::File& file, uint64_t begin, uint64_t bytes,
+                                   const std::function<void(std::span<const uint8_t>)>& take) const {
+  storage::StorageOptions options;
+  options.backend = backend_;
+  options.queue = {.depth = kBlocks, .piece_bytes = kBlockBytes, .requests_max = kBlocks};
+  // One for each file, which stays open as long as it.
+  ASSIGN_OR_RETURN(const std::unique_ptr<storage::Storage> storage, storage::open_storage(options));
+  ASSIGN_OR_RETURN(const storage::FileId id, storage->open(file.path()));
+  // Whoever needs it again sets its times meanwhile.
+  const platform::FileIdentity& opened = storage->identity(id);
+  if (opened.device != file.identity().device || opened.inode != file.identity().inode ||
+      opened.bytes != file.identity().bytes)
+    return corrupt("it was replaced while it was read");
+  std::array<storage::Ticket, kBlocks> tickets;
+  const auto submit = [&](uint64_t chunk) {
+    storage::ReadRequest request;
+    request.file = id;
+    request.offset = begin + chunk * kPrefixChunkBytes;
+    request.length = std::min(kPrefixChunkBytes, bytes - chunk * kPrefixChunkBytes);
+    request.into = memory_.data() + chunk % kBlocks * kBlockBytes;
+    request.capacity = kBlockBytes;
+    return storage->submit({&request, 1}, {&tickets[chunk % kBlocks], 1});
+  };
+  const uint64_t chunks = chunks_of(bytes);
+  for (uint64_t chunk = 0; chunk < std::min<uint64_t>(chunks, kBlocks); ++chunk)
+    RETURN_IF_ERROR(submit(chunk));
+  for (uint64_t chunk = 0; chunk < chunks; ++chunk) {
+    const storage::Completion done = *storage->wait(tickets[chunk % kBlocks]);
+    RETURN_IF_ERROR(done.status);
+    take(done.payload);
+    if (chunk + kBlocks < chunks) RETURN_IF_ERROR(submit(chunk + kBlocks));
+  }
   return {};
 }
 

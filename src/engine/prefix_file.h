@@ -2,11 +2,12 @@
 //
 // A head says whose it is, which tokens, which model made it and how its payload is laid out; the payload is
 // kv::Sequence::contents(), the trailer its checksums. Nothing of a file is believed before its checksums are right.
-// Pure functions but for the reads and writes; any thread. Sizes are in bytes.
+// Pure functions but for the reads and writes; any thread, ContentsReader one at a time. Sizes are in bytes.
 #pragma once
 
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,6 +16,8 @@
 #include "base/token_id.h"
 #include "kv/sequence.h"
 #include "platform/file.h"
+#include "platform/huge_memory.h"
+#include "storage/open_storage.h"
 
 namespace mlxf::engine {
 
@@ -60,9 +63,24 @@ inline constexpr uint64_t kPrefixHeadBytesMax = uint64_t{32} << 20;  // A longer
 // Writes all of `file`, which is empty; does not commit it. REQUIRES: `contents` has head.payload_bytes.
 [[nodiscard]] Status write_prefix(platform::NewFile& file, const PrefixHead& head,
                                   std::span<const std::span<uint8_t>> contents);
-// Fills `contents`; kCorrupt when they are not of head.payload_bytes, or when a checksum is wrong, and then they are
-// undefined. REQUIRES: `head` is the file's.
-[[nodiscard]] Status read_contents(const platform::File& file, const PrefixHead& head,
-                                   std::span<const std::span<uint8_t>> contents);
+
+// Reads payloads: those of more than a chunk past the page cache, some chunks under way while others are checked and
+// copied. Holds what it reads into, 8 MiB, all the time, so that a budget that is made after it knows of them.
+class ContentsReader {
+ public:
+  [[nodiscard]] static Result<ContentsReader> make(storage::Backend backend);
+  // Fills `contents`; kCorrupt when they are not of head.payload_bytes, or when a checksum is wrong, and then they are
+  // undefined. REQUIRES: `head` is the file's.
+  [[nodiscard]] Status read(const platform::File& file, const PrefixHead& head,
+                            std::span<const std::span<uint8_t>> contents);
+
+ private:
+  explicit ContentsReader(storage::Backend backend) : backend_(backend) {}
+  // Gives the `bytes` from `begin` on to `take`, a chunk at a time.
+  [[nodiscard]] Status read_chunks(const platform::File& file, uint64_t begin, uint64_t bytes,
+                                   const std::function<void(std::span<const uint8_t>)>& take) const;
+  storage::Backend backend_;
+  platform::HugeMemory memory_;
+};
 
 }  // namespace mlxf::engine

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -71,7 +72,7 @@ class PrefixFile : public testing::Test {
     auto sequence = make(shapes);
     if (head.geometry != sequence->geometry()) return fail(ErrorCode::kCorrupt, "another geometry");
     RETURN_IF_ERROR(sequence->restore(static_cast<uint32_t>(head.tokens.size()), head.layout));
-    RETURN_IF_ERROR(read_contents(file, head, sequence->contents()));
+    RETURN_IF_ERROR(reader_.read(file, head, sequence->contents()));
     return sequence;
   }
   std::vector<uint8_t> file_bytes() const {
@@ -90,6 +91,7 @@ class PrefixFile : public testing::Test {
 
   std::string folder_, path_;
   kv::PagePool pool_;
+  ContentsReader reader_ = ContentsReader::make(storage::Backend::kAuto).value();
 };
 
 TEST_F(PrefixFile, BringsEveryKindOfCacheBack) {
@@ -117,19 +119,38 @@ TEST_F(PrefixFile, BringsEveryKindOfCacheBack) {
 
 TEST_F(PrefixFile, IsLongerThanAChunkAndAHeadThanARead) {
   const std::vector<kv::LayerShape> shapes = {kv::PageShape{16, 64, 64, 0}};  // A page is 256 KiB.
-  const auto original = filled(shapes, 700);
+  const auto original = filled(shapes, 4000);
   PrefixHead head = head_of(*original);
   head.maker.assign(200'000, 'x');
-  ASSERT_GT(head.payload_bytes, 2 * kPrefixChunkBytes);
+  ASSERT_GT(head.payload_bytes, 14 * kPrefixChunkBytes);  // Twice what is read at a time.
   ASSERT_TRUE(write(head, *original));
-  auto copy = read(shapes);
-  ASSERT_TRUE(copy) << copy.error().message;
-  EXPECT_EQ(bytes_of(**copy), bytes_of(*original));
+  for (const storage::Backend backend :
+       {storage::Backend::kPread, storage::Backend::kBuffered, storage::Backend::kAuto}) {
+    reader_ = ContentsReader::make(backend).value();
+    const auto copy = read(shapes);
+    ASSERT_TRUE(copy) << copy.error().message;
+    EXPECT_EQ(bytes_of(**copy), bytes_of(*original));
+  }
   // A fault in the last chunk is found, too.
   std::vector<uint8_t> bytes = file_bytes();
   bytes[bytes.size() - 100] ^= 1;
   set_file_bytes(bytes);
   EXPECT_FALSE(read(shapes));
+}
+
+TEST_F(PrefixFile, IsReadWhileItsTimesAreSetAndNotWhenItIsReplaced) {
+  const std::vector<kv::LayerShape> shapes = {kv::PageShape{16, 64, 64, 0}};  // 2 MiB.
+  const auto original = filled(shapes, 500);
+  const PrefixHead head = head_of(*original);
+  ASSERT_TRUE(write(head, *original));
+  const auto file = platform::File::open(path_);
+  fs::last_write_time(path_, fs::last_write_time(path_) + std::chrono::hours(1));
+  const auto copy = make(shapes);
+  ASSERT_TRUE(copy->restore(500, head.layout));
+  EXPECT_TRUE(reader_.read(*file, head, copy->contents()));
+  EXPECT_EQ(bytes_of(*copy), bytes_of(*original));
+  ASSERT_TRUE(write(head, *original));
+  EXPECT_EQ(reader_.read(*file, head, copy->contents()).error().code, ErrorCode::kCorrupt);
 }
 
 // As a program of another page size would write it.

@@ -48,8 +48,8 @@ void set_used(const std::string& path, FileTime used) {
 
 }  // namespace
 
-PrefixFolder::PrefixFolder(PrefixFolderOptions options, platform::FolderLock lock)
-    : options_(std::move(options)), lock_(std::move(lock)) {}
+PrefixFolder::PrefixFolder(PrefixFolderOptions options, platform::FolderLock lock, ContentsReader reader)
+    : options_(std::move(options)), lock_(std::move(lock)), reader_(std::move(reader)) {}
 
 PrefixFolder::~PrefixFolder() {
   {
@@ -67,7 +67,9 @@ Result<std::unique_ptr<PrefixFolder>> PrefixFolder::open(PrefixFolderOptions opt
     fs::permissions(options.path, fs::perms::owner_all, code);  // It tells what was said.
   if (code) return fail(ErrorCode::kIo, options.path + ": cannot make the folder: " + code.message());
   ASSIGN_OR_RETURN(platform::FolderLock lock, platform::FolderLock::take(options.path));
-  std::unique_ptr<PrefixFolder> folder(new PrefixFolder(std::move(options), std::move(lock)));
+  ASSIGN_OR_RETURN(ContentsReader reader, ContentsReader::make(options.io));
+  std::unique_ptr<PrefixFolder> folder(
+      new PrefixFolder(std::move(options), std::move(lock), std::move(reader)));
   RETURN_IF_ERROR(folder->load_salt());
   RETURN_IF_ERROR(folder->scan());
   folder->thread_ = std::thread([f = folder.get()] { f->run(); });
@@ -354,11 +356,11 @@ void PrefixFolder::run_write(Job& job) {
   for (const uint64_t number : replaced) forget(number);
 }
 
-Status PrefixFolder::read_file(const Job& job) const {
+Status PrefixFolder::read_file(const Job& job) {
   ASSIGN_OR_RETURN(const platform::File file, platform::File::open(path_of(job.number)));
   ASSIGN_OR_RETURN(const PrefixHead head, read_head(file));
   if (head != job.head) return fail(ErrorCode::kCorrupt, "it is not the one that was found here");
-  return read_contents(file, head, job.contents);
+  return reader_.read(file, head, job.contents);
 }
 
 void PrefixFolder::run_read(Job& job) {

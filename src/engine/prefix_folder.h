@@ -39,6 +39,7 @@ struct PrefixFolderOptions {
   std::string path;  // Made if it is not there.
   uint64_t bytes_max = 0;
   std::string program;  // Whose arithmetic it is: name and version.
+  storage::Backend io = storage::Backend::kAuto;
   // Whose prefixes a user's are, by the folder's own salt. Called by the attached thread.
   std::function<PrefixScope(std::span<const uint8_t> salt, const std::string& user)> scope_of;
   std::function<void(const std::string& line)> log = {};  // Any thread.
@@ -131,7 +132,7 @@ class PrefixFolder {
     bool done = false;  // As wanted.
   };
 
-  explicit PrefixFolder(PrefixFolderOptions options, platform::FolderLock lock);
+  PrefixFolder(PrefixFolderOptions options, platform::FolderLock lock, ContentsReader reader);
   [[nodiscard]] Status load_salt();
   [[nodiscard]] Status scan() MLXF_EXCLUDES(mutex_);
   void find_file(uint64_t number, const std::string& path) MLXF_EXCLUDES(mutex_);
@@ -142,7 +143,7 @@ class PrefixFolder {
   void run_write(Job& job) MLXF_EXCLUDES(mutex_);
   void run_read(Job& job) MLXF_EXCLUDES(mutex_);
   [[nodiscard]] Status write_file(const Job& job, uint64_t number) const;
-  [[nodiscard]] Status read_file(const Job& job) const;
+  [[nodiscard]] Status read_file(const Job& job);
   // Removes files that were used before `used` until `bytes` more fit; false: they do not.
   [[nodiscard]] bool make_room(uint64_t bytes, FileTime used) MLXF_EXCLUDES(mutex_);
   void forget(uint64_t number) MLXF_EXCLUDES(mutex_);  // And removes the file.
@@ -152,6 +153,7 @@ class PrefixFolder {
   const PrefixFolderOptions options_;
   const platform::FolderLock lock_;
   std::vector<uint8_t> salt_;  // Constant once opened.
+  ContentsReader reader_;      // The thread's.
 
   mutable Mutex mutex_;
   std::vector<File> files_ MLXF_GUARDED_BY(mutex_);

@@ -377,11 +377,21 @@ class GgufHeaderParser {
     }
     for (TensorEntry& tensor : tensors) tensor.offset += header_.data_offset;
     const auto file_end = checked_add(header_.data_offset, end);
-    if (!tensors.empty() && (!file_end || source_.size() > *file_end))
+    if (tensors.empty() || (file_end && source_.size() <= *file_end)) return {};
+    ASSIGN_OR_RETURN(const bool zeros, ends_in_zeros(file_end.value_or(0)));
+    if (!zeros)
       return reader_.refuse("trailing bytes", file_end.value_or(0),
                             std::to_string(source_.size() - file_end.value_or(0)) +
                                 " bytes follow the last tensor; the file was damaged or joined with another");
     return {};
+  }
+
+  // Some writers pad the whole file, to a page for example. From `begin` on, which lies before its end.
+  Result<bool> ends_in_zeros(uint64_t begin) const {
+    if (source_.size() - begin >= kGgufFilePaddingMax) return false;
+    std::vector<uint8_t> bytes(source_.size() - begin);
+    RETURN_IF_ERROR(source_.read_exact(begin, bytes));
+    return std::all_of(bytes.begin(), bytes.end(), [](uint8_t byte) { return byte == 0; });
   }
 
   // `end` is the padded end of the tensor before, relative to the data section like `tensor.offset`.

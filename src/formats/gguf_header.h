@@ -25,6 +25,8 @@ inline constexpr uint64_t kGgufKeyBytesMax = 65'535;
 inline constexpr uint64_t kGgufTensorsMax = 1'000'000;
 inline constexpr uint64_t kGgufNameBytesMax = 63;  // ggml's tensor names have room for 64 with the final NUL.
 inline constexpr uint32_t kGgufDimensionsMax = 4;
+inline constexpr uint64_t kGgufFilePaddingMax = uint64_t{64}
+                                                << 10;  // Zeros at the end of the file are fewer.
 
 struct GgufHeader {
   uint32_t version = 0;

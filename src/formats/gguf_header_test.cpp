@@ -107,6 +107,8 @@ TEST(GgufHeader, AcceptsWhatTheFormatAllows) {
       {"version 2", version_2.build()},
       {"alignment 64 with padding at the end", wide.build()},
       {"padding after the last tensor", one_tensor("t", {1}, kF32, 0, 32)},
+      {"padding of the file beyond the alignment", one_tensor("t", {8}) + std::string(1, '\0')},
+      {"padding of the file, the most there may be", one_tensor("t", {8}) + std::string(65535, '\0')},
       {"no padding after the last tensor", one_tensor("t", {1}, kF32, 0, 4)},
       {"tensors listed out of order", unordered.build()},
       {"vocabulary alone, without tensors", one_value(GgufType::kU8, le(uint8_t{1}))},
@@ -311,7 +313,9 @@ TEST(GgufHeader, RefusesWrongPlaces) {  // G17-G19
       {"not aligned by half", two(0, 80, 128), "not a multiple of the alignment"},
       {"gap", two(0, 96, 128), "a gap of 32 bytes"},
       {"gap before the first", one_tensor("t", {8}, kF32, 32, 64), "a gap of 32 bytes"},
-      {"more than padding at the end", one_tensor("t", {8}, kF32, 0, 33), "follow the last tensor"},
+      {"64 KiB at the end", one_tensor("t", {8}) + std::string(65536, '\0'), "follow the last tensor"},
+      {"more than zeros at the end", one_tensor("t", {8}) + std::string(32, '\0') + "x",
+       "33 bytes follow the last tensor"},
       {"a megabyte at the end", one_tensor("t", {8}, kF32, 0, 1 << 20), "follow the last tensor"},
   });
 }

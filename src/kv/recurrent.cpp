@@ -71,7 +71,8 @@ void Recurrent::advance(uint32_t length) {
   }
   CHECK(step_count_ > 0 && steps_[step_count_ - 1].end == length);
   const uint32_t old = states_[current_].position;
-  if (old == 0 || old % kStateBlock != 0) states_[current_].holds = false;
+  // A border that all of this pass's lie beyond is one too many.
+  if (old == 0 || old % kStateBlock != 0 || step_count_ > kKeptBorders) states_[current_].holds = false;
   for (uint32_t i = 0; i < step_count_; ++i) {
     states_[targets_[i]].position = steps_[i].end;
     states_[targets_[i]].holds = true;
@@ -119,7 +120,7 @@ std::vector<Recurrent::State> Recurrent::held() const {
   std::copy_if(states_.begin(), states_.end(), std::back_inserter(held),
                [](const State& state) { return state.holds && state.position > 0; });
   std::sort(held.begin(), held.end(), [](const State& a, const State& b) { return a.position < b.position; });
-  if (held.size() > 1 + kKeptBorders) held.erase(held.begin());
+  CHECK(held.size() <= 1 + kKeptBorders);
   return held;
 }
 

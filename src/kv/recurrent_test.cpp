@@ -55,6 +55,28 @@ TEST(Recurrent, GoesBackToBordersWhateverTheChunks) {
   }
 }
 
+// A pass that begins at a border and writes two others: the first is one too many, for those that copy as well.
+TEST(Recurrent, KeepsNoMoreBordersThanItNames) {
+  PagePool pool;
+  Recurrent cache(pool, kShape, Element::kF16), copy(pool, kShape, Element::kF16);
+  ASSERT_TRUE(cache.grow(500));
+  uint32_t length = 0;
+  for (const uint32_t end : {64u, 200u}) {
+    run(cache, length, end);
+    cache.advance(end);
+    length = end;
+  }
+  EXPECT_EQ(cache.truncatable(191), 128u);
+  EXPECT_EQ(cache.truncatable(127), 0u);
+  Words layout;
+  cache.add_layout(layout);
+  EXPECT_EQ(layout, (Words{3, 128, 192, 200}));
+  std::span<const uint32_t> words(layout);
+  ASSERT_TRUE(copy.restore(200, words));
+  for (uint32_t back = 0; back <= 200; ++back)
+    EXPECT_EQ(copy.truncatable(back), cache.truncatable(back)) << back;
+}
+
 TEST(Recurrent, APassThatFailsChangesNothing) {
   PagePool pool;
   Recurrent cache(pool, kShape, Element::kF16);

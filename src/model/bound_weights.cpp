@@ -1,5 +1,6 @@
 #include "model/bound_weights.h"
 
+#include <algorithm>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -14,7 +15,9 @@ class Binder {
       : weights_(weights), left_out_(left_out) {}
 
   // Matrices declared from now on belong to `layer`; of one that is left out, the vectors alone are read.
-  void enter_layer(size_t layer) { skips_ = layer >= left_out_.layers_from; }
+  void enter_layer(size_t layer) {
+    skips_ = std::binary_search(left_out_.layers.begin(), left_out_.layers.end(), layer);
+  }
   [[nodiscard]] bool skips_experts() const { return left_out_.experts; }
 
   enum class Keep : uint8_t { kMayConvert, kAsStored };

@@ -55,7 +55,7 @@ struct LeftOut {
   bool experts = false;
   bool per_layer_table = false;
   bool embedding = false;
-  uint32_t layers_from = UINT32_MAX;  // The matrices of the layers from here on.
+  std::vector<uint32_t> layers = {};  // Whose matrices, ascending.
 };
 
 // Errors name the tensor that is missing or has another shape than the configuration says.

@@ -123,6 +123,7 @@ Status Forward::run_layer(uint32_t index, std::span<const Chunk> chunks) {
   RETURN_IF_ERROR(std::visit([&](const auto& spec) { return run_kind(spec, bound.ffn); }, layer.ffn));
   add_residual(bound.ffn_post_norm);
   finish_layer(index);
+  if (stream_ != nullptr && stream_->has_layer(index)) stream_->release_layer(index);
   return {};
 }
 

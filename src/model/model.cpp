@@ -111,7 +111,7 @@ Status Model::State::load_within(const formats::ModelManifest& manifest, compute
     RETURN_IF_ERROR(plan_within(sizes, cpu, memory, residency));
     if (residency.stream_experts) streamed_active_experts = sizes.active_experts;
     left_out = {residency.stream_experts, residency.per_layer_by_row, residency.embedding_by_row,
-                residency.resident_layers};
+                residency.streamed_layers};
   }
   load_options.drop_cached = residency.streams();
   ASSIGN_OR_RETURN(weights, bind_weights(manifest, spec, load_options, left_out));
@@ -144,7 +144,7 @@ Status Model::State::load_within(const formats::ModelManifest& manifest, compute
     stream_options.cache_bytes = room;
   }
   ASSIGN_OR_RETURN(stream, WeightStream::make(manifest, spec, *memory.storage, stream_options));
-  if (residency.resident_layers != UINT32_MAX)
+  if (!residency.streamed_layers.empty())
     for (const weights::Record& record : stream->cache()->records()) streamed_active_layers += record.bytes();
   return {};
 }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <numeric>
 #include <string>
 
 #include "base/check.h"
@@ -13,9 +15,9 @@ using formats::ModelManifest;
 using weights::Record;
 using weights::RecordSlice;
 
-// A dense layer is computed from one slot while the next is read into another; a third keeps the disk busy in between.
-constexpr uint32_t kRingSlots = 3;
-constexpr uint32_t kRingSlotsMin = 2;
+// A dense layer is computed from one slot while the next is read into the other. A third would let computing fall
+// behind by one more reading, at the price of one more layer to be read for every token.
+constexpr uint32_t kRingSlots = 2;
 
 Result<RecordSlice> slice_of(const ModelManifest& manifest, const MatrixSource& source) {
   RecordSlice slice;
@@ -143,7 +145,7 @@ uint64_t WeightSizes::total() const {
 
 uint64_t WeightSizes::floor() const {
   return std::min(total(), trunk + row_buffer + embedding_window +
-                               (layers.empty() ? expert_floor : kRingSlotsMin * ring_slot));
+                               (layers.empty() ? expert_floor : kRingSlots * ring_slot));
 }
 
 Result<WeightSizes> measure_weights(const ModelManifest& manifest, const ModelSpec& spec,
@@ -172,9 +174,7 @@ Result<WeightSizes> measure_weights(const ModelManifest& manifest, const ModelSp
     }
     ASSIGN_OR_RETURN(const Record record, record_of(manifest, matrices));
     sizes.layers.push_back(rows == weights::Rows::kInt8 ? int8_bytes(record) : bytes);
-    sizes.ring_slot =
-        std::max(sizes.ring_slot,
-                 weights::RecordCache::floor_bytes({&record, 1}, true, granule_bytes) / kRingSlotsMin);
+    sizes.ring_slot = std::max(sizes.ring_slot, weights::RecordCache::slot_bytes(record, granule_bytes));
   }
   if (!mixture) return sizes;
   ASSIGN_OR_RETURN(const std::vector<Record> records, expert_records(manifest, spec));
@@ -237,13 +237,30 @@ Result<Residency> plan_residency(const WeightSizes& sizes, uint64_t bytes, uint6
     plan.stream_experts = true;
     return plan;
   }
-  const uint32_t slots = bytes >= trunk + kRingSlots * sizes.ring_slot ? kRingSlots : kRingSlotsMin;
-  uint64_t room = bytes - trunk - slots * sizes.ring_slot;
-  plan.resident_layers = 0;
-  while (plan.resident_layers < sizes.layers.size() && sizes.layers[plan.resident_layers] <= room)
-    room -= sizes.layers[plan.resident_layers++];
-  plan.cache_bytes = slots * sizes.ring_slot;
+  plan.cache_bytes = kRingSlots * sizes.ring_slot;
+  const uint64_t room = bytes - trunk - plan.cache_bytes;
+  for (uint32_t count = 1; count <= sizes.layers.size(); ++count) {
+    plan.streamed_layers = spread_layers(sizes, count);
+    uint64_t resident = std::accumulate(sizes.layers.begin(), sizes.layers.end(), uint64_t{0});
+    for (const uint32_t layer : plan.streamed_layers) resident -= sizes.layers[layer];
+    if (resident <= room) break;
+  }
   return plan;
+}
+
+// The last layer is streamed, and from there back every `step`-th of a round of all layers and the head. Where the head
+// takes more than a step, the others share what is left.
+std::vector<uint32_t> spread_layers(const WeightSizes& sizes, uint32_t count) {
+  const auto layers = static_cast<double>(sizes.layers.size());
+  CHECK(count >= 1 && count <= sizes.layers.size());
+  const uint64_t bytes = std::accumulate(sizes.layers.begin(), sizes.layers.end(), uint64_t{0});
+  const double head = bytes != 0 ? layers * static_cast<double>(sizes.trunk) / static_cast<double>(bytes) : 0;
+  const double step = std::min((layers + head) / count, (layers - 1) / std::max(1.0, count - 1.0));
+  constexpr double kRounding = 1e-9;  // So that thirds add up to a whole.
+  std::vector<uint32_t> spread(count);
+  for (uint32_t i = 0; i < count; ++i)
+    spread[count - 1 - i] = static_cast<uint32_t>(layers - 1 - std::floor(i * step + kRounding));
+  return spread;
 }
 
 Result<std::unique_ptr<WeightStream>> WeightStream::make(const ModelManifest& manifest, const ModelSpec& spec,
@@ -254,7 +271,7 @@ Result<std::unique_ptr<WeightStream>> WeightStream::make(const ModelManifest& ma
   stream->first_expert_.assign(spec.layers.size(), kNone);
   stream->expert_count_.assign(spec.layers.size(), 0);
   stream->layer_stalls_.assign(spec.layers.size(), 0.0);
-  stream->layer_count_ = static_cast<uint32_t>(spec.layers.size());
+  stream->record_of_layer_.assign(spec.layers.size(), kNone);
   std::vector<Record> records;
   weights::RecordCache::Options cache_options;
   cache_options.bytes = options.cache_bytes;
@@ -274,9 +291,10 @@ Result<std::unique_ptr<WeightStream>> WeightStream::make(const ModelManifest& ma
         cache_options.layer_of.resize(next, static_cast<uint32_t>(i));
       }
   } else if (options.residency.streams_records()) {
-    stream->first_layer_ = options.residency.resident_layers;
-    for (size_t i = stream->first_layer_; i < spec.layers.size(); ++i) {
-      ASSIGN_OR_RETURN(Record record, record_of(manifest, spec.layers[i].matrices()));
+    stream->streamed_layers_ = options.residency.streamed_layers;
+    for (const uint32_t layer : stream->streamed_layers_) {
+      stream->record_of_layer_[layer] = static_cast<uint32_t>(records.size());
+      ASSIGN_OR_RETURN(Record record, record_of(manifest, spec.layers[layer].matrices()));
       records.push_back(std::move(record));
     }
     cache_options.policy = weights::Policy::kLru;
@@ -306,19 +324,19 @@ Result<std::unique_ptr<WeightStream>> WeightStream::make(const ModelManifest& ma
                    weights::RecordCache::make(storage, files, std::move(records), cache_options));
   stream->pool_ = options.pool;
   if (stream->pool_ != nullptr)
-    stream->pool_->set_between([cache = stream->cache_.get()] { cache->advance(); });
+    stream->pool_->set_between(stream.get(), [cache = stream->cache_.get()] { cache->advance(); });
   return stream;
 }
 
 WeightStream::~WeightStream() {
-  if (pool_ != nullptr) pool_->set_between(nullptr);
+  if (pool_ != nullptr) pool_->end_between(this);
 }
 
 tl::unexpected<Error> WeightStream::named(const Error& error) const {
   const uint32_t record = cache_->failed_record();
-  if (first_layer_ != kNone)
-    return tl::unexpected<Error>(error.within("layer " + std::to_string(first_layer_ + record)));
-  uint32_t layer = layer_count_;
+  if (!streamed_layers_.empty())
+    return tl::unexpected<Error>(error.within("layer " + std::to_string(streamed_layers_[record])));
+  auto layer = static_cast<uint32_t>(first_expert_.size());
   while (layer > 0 && (first_expert_[layer - 1] == kNone || first_expert_[layer - 1] > record)) --layer;
   CHECK(layer > 0);
   return tl::unexpected<Error>(error.within("layer " + std::to_string(layer - 1) + " expert " +
@@ -348,7 +366,7 @@ Status WeightStream::begin_experts(uint32_t layer, std::span<const uint32_t> exp
   wanted_.clear();
   for (const uint32_t expert : experts) wanted_.push_back(first_expert_[layer] + expert);
   // Many tokens choose nearly all experts, in the next layer too.
-  sweep_ = experts.size() * 4 >= uint64_t{expert_count_[layer]} * 3;
+  sweep_ = static_cast<double>(experts.size()) >= kSweepShare * expert_count_[layer];
   if (const Status status = cache_->begin(wanted_, sweep_); !status) return named(status.error());
   return {};
 }
@@ -366,7 +384,7 @@ Result<std::span<const WeightStream::ReadyExpert>> WeightStream::next_experts() 
 }
 
 void WeightStream::expect_experts(uint32_t layer) {
-  if (!sweep_ || !look_ahead_ || layer >= layer_count_ || !has_experts(layer)) return;
+  if (!sweep_ || !look_ahead_ || layer >= first_expert_.size() || !has_experts(layer)) return;
   wanted_.clear();
   for (uint32_t e = 0; e < expert_count_[layer]; ++e) wanted_.push_back(first_expert_[layer] + e);
   cache_->prefetch(wanted_, true);
@@ -387,19 +405,27 @@ void WeightStream::guess_experts(uint32_t layer, std::span<const uint32_t> exper
 }
 
 Result<std::span<const MatrixView>> WeightStream::acquire_layer(uint32_t layer) {
-  const uint32_t record = layer - first_layer_;
+  const uint32_t record = record_of_layer_[layer];
   if (const Status status = cache_->begin({&record, 1}); !status) return named(status.error());
   const auto batch = cache_->next();
   charge_stall(layer);
   if (!batch) return named(batch.error());
-  const std::span<const MatrixView> matrices = (*batch)[0].matrices;
-  if (!look_ahead_) return matrices;
-  // In turn, and around: the next token begins with the first of them again.
-  const uint32_t count = layer_count_ - first_layer_;
+  read_ahead(record);
+  return (*batch)[0].matrices;
+}
+
+void WeightStream::release_layer(uint32_t layer) {
+  cache_->release();
+  read_ahead(record_of_layer_[layer]);
+}
+
+// The layers after `record`, in turn and around: the next token begins with the first of them again.
+void WeightStream::read_ahead(uint32_t record) {
+  if (!look_ahead_) return;
+  const auto count = static_cast<uint32_t>(streamed_layers_.size());
   wanted_.clear();
-  for (uint32_t i = 1; i < std::min(count, kRingSlots); ++i) wanted_.push_back((record + i) % count);
+  for (uint32_t i = 1; i <= std::min(count, kRingSlots); ++i) wanted_.push_back((record + i) % count);
   cache_->prefetch(wanted_, true);
-  return matrices;
 }
 
 }  // namespace mlxf::model

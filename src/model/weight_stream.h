@@ -1,13 +1,14 @@
 // WeightStream: the weights of a model that do not stay in memory: tables of which a token uses one row, routed
-// experts, or the last layers of a dense model.
+// experts, or layers of a dense model.
 //
 // plan_residency() decides from sizes alone what stays: all of it where it fits. Else the table of per-layer embeddings
 // goes first, then an embedding table that is not the head as well, both to be read by row; then the routed experts (a
-// mixture), or as many of the last layers as must (a dense model), read whole through a weights::RecordCache. All
-// straight from the model's files; results do not depend on it, only speed does.
+// mixture), or as many layers as must, spread among those that stay (a dense model), read whole through a
+// weights::RecordCache. All straight from the model's files; results do not depend on it, only speed does.
 // Errors name the layer and the expert beside what the storage says: file, offset, cause.
 // Experts come in batches as they arrive, computed in any order and summed in expert order. Dense layers come in turn
-// and are known beforehand, so the next ones are always being read. Owned by the model; the engine's thread.
+// and are known beforehand, so that the next one is always being read, across tokens too, while the layers that stay
+// and the head are computed (docs/design/0004-dense-ring.md). Owned by the model; the engine's thread.
 #pragma once
 
 #include <cstdint>
@@ -60,13 +61,16 @@ struct WeightSizes {
 
 struct Residency {
   bool stream_experts = false;
-  uint32_t resident_layers = UINT32_MAX;  // Dense layers from here on are streamed.
+  std::vector<uint32_t> streamed_layers;  // Of a dense model, ascending.
   bool per_layer_by_row = false;
   bool embedding_by_row = false;
   uint64_t cache_bytes = 0;  // Slots that this leaves room for.
-  [[nodiscard]] bool streams_records() const { return stream_experts || resident_layers != UINT32_MAX; }
+  [[nodiscard]] bool streams_records() const { return stream_experts || !streamed_layers.empty(); }
   [[nodiscard]] bool streams() const { return streams_records() || per_layer_by_row || embedding_by_row; }
 };
+// Which of the layers are streamed when `count` of them are: evenly between those that stay, the head counted as the
+// layers whose bytes it has, so that computing never outruns the next one's read by much. REQUIRES: not more than all.
+[[nodiscard]] std::vector<uint32_t> spread_layers(const WeightSizes& sizes, uint32_t count);
 // `bytes` are for weights alone. kOutOfBudget below the smallest amount that works, which the message names with
 // `overhead`, what the process needs besides, added.
 [[nodiscard]] Result<Residency> plan_residency(const WeightSizes& sizes, uint64_t bytes, uint64_t overhead);
@@ -95,7 +99,7 @@ class WeightStream {
   WeightStream& operator=(const WeightStream&) = delete;
 
   [[nodiscard]] bool has_experts(uint32_t layer) const { return first_expert_[layer] != kNone; }
-  [[nodiscard]] bool has_layer(uint32_t layer) const { return layer >= first_layer_; }
+  [[nodiscard]] bool has_layer(uint32_t layer) const { return record_of_layer_[layer] != kNone; }
 
   // A pass over `experts` of a layer, in batches; see RecordCache. `rows` tokens chose them.
   struct ReadyExpert {
@@ -104,6 +108,8 @@ class WeightStream {
   };
   [[nodiscard]] Status begin_experts(uint32_t layer, std::span<const uint32_t> experts);
   [[nodiscard]] Result<std::span<const ReadyExpert>> next_experts();
+  // A pass that needs this share of its layer's experts is one of a sweep.
+  static constexpr double kSweepShare = 0.75;
   // In a sweep all of the next layer's experts will be needed: reads those that fit beside this layer's.
   void expect_experts(uint32_t layer);
 
@@ -112,9 +118,11 @@ class WeightStream {
   [[nodiscard]] bool wants_guess(uint32_t layer);
   void guess_experts(uint32_t layer, std::span<const uint32_t> experts);
 
-  // The matrices of a streamed dense layer (set_matrices() takes them), valid until the next call; begins reading the
-  // layers after it.
+  // The matrices of a streamed dense layer (set_matrices() takes them), valid until release_layer() or the next call;
+  // begins reading the layers after it.
   [[nodiscard]] Result<std::span<const MatrixView>> acquire_layer(uint32_t layer);
+  // It was computed: its slot is read into while those that stay are.
+  void release_layer(uint32_t layer);
 
   // Rows of the per-layer embeddings' table; null where it is resident.
   [[nodiscard]] weights::RowReader* per_layer_rows() { return per_layer_.get(); }
@@ -139,6 +147,7 @@ class WeightStream {
   WeightStream() = default;
   // Charges to `layer` what the cache has waited since the last call.
   void charge_stall(uint32_t layer);
+  void read_ahead(uint32_t record);
   // An error of the cache, with the expert or the layer that it could not bring.
   [[nodiscard]] tl::unexpected<Error> named(const Error& error) const;
 
@@ -148,10 +157,10 @@ class WeightStream {
   std::unique_ptr<weights::RecordCache> cache_;
   std::unique_ptr<weights::RowReader> per_layer_;
   std::unique_ptr<weights::RowReader> embedding_;
-  std::vector<uint32_t> first_expert_;  // By layer: the record of its expert 0.
-  std::vector<uint32_t> expert_count_;  // By layer.
-  uint32_t first_layer_ = kNone;        // The first streamed dense layer; its record is 0.
-  uint32_t layer_count_ = 0;
+  std::vector<uint32_t> first_expert_;     // By layer: the record of its expert 0.
+  std::vector<uint32_t> expert_count_;     // By layer.
+  std::vector<uint32_t> record_of_layer_;  // By layer: kNone where it stays.
+  std::vector<uint32_t> streamed_layers_;  // By record.
   bool look_ahead_ = true;
   bool guess_ = false;
   GuessGate guess_gate_;

@@ -43,25 +43,66 @@ TEST(PlanResidency, GivesTheExpertsAllThatTheTrunkLeaves) {
     const auto plan = plan_residency(mixture(), bytes, 0);
     ASSERT_TRUE(plan) << plan.error().message;
     EXPECT_TRUE(plan->stream_experts);
-    EXPECT_EQ(plan->resident_layers, UINT32_MAX);
+    EXPECT_TRUE(plan->streamed_layers.empty());
     EXPECT_EQ(plan->cache_bytes, bytes - 100 * kMiB);
   }
 }
 
-TEST(PlanResidency, KeepsTheFirstDenseLayersBesideARing) {
+TEST(PlanResidency, KeepsDenseLayersBesideARing) {
   struct Case {
-    uint64_t bytes, cache;
-    uint32_t resident;
+    uint64_t bytes;
+    std::vector<uint32_t> streamed;
   };
-  // 182 is the floor: two slots. From 223 on three slots, then 253, 283 … one layer more each.
-  for (const Case& c : {Case{182, 82, 0}, Case{211, 82, 0}, Case{212, 82, 1}, Case{222, 82, 1},
-                        Case{223, 123, 0}, Case{252, 123, 0}, Case{253, 123, 1}, Case{279, 123, 1}}) {
+  // 182 is the floor: two slots. Then the second layer, 30, and the second and fourth, 70.
+  for (const Case& c : {Case{182, {0, 1, 2, 3, 4}}, Case{211, {0, 1, 2, 3, 4}}, Case{212, {0, 2, 3, 4}},
+                        Case{251, {0, 2, 3, 4}}, Case{252, {0, 2, 4}}, Case{279, {0, 2, 4}}}) {
     const auto plan = plan_residency(dense(), c.bytes * kMiB, 0);
     ASSERT_TRUE(plan) << plan.error().message;
     EXPECT_FALSE(plan->stream_experts);
-    EXPECT_EQ(plan->resident_layers, c.resident) << c.bytes;
-    EXPECT_EQ(plan->cache_bytes, c.cache * kMiB) << c.bytes;
+    EXPECT_EQ(plan->streamed_layers, c.streamed) << c.bytes;
+    EXPECT_EQ(plan->cache_bytes, 82 * kMiB) << c.bytes;
   }
+}
+
+TEST(SpreadLayers, StandEvenlyInTheRoundOfLayersAndHead) {
+  WeightSizes sizes;
+  sizes.layers.assign(12, 100);
+  // A head of four layers: between two streamed ones seven others, or three and the head.
+  sizes.trunk = 400;
+  EXPECT_EQ(spread_layers(sizes, 1), (std::vector<uint32_t>{11}));
+  EXPECT_EQ(spread_layers(sizes, 2), (std::vector<uint32_t>{3, 11}));
+  EXPECT_EQ(spread_layers(sizes, 4), (std::vector<uint32_t>{0, 4, 8, 11}));
+  sizes.trunk = 0;
+  EXPECT_EQ(spread_layers(sizes, 4), (std::vector<uint32_t>{2, 5, 8, 11}));
+  // One that is longer than all steps.
+  sizes.trunk = 100'000;
+  EXPECT_EQ(spread_layers(sizes, 4), (std::vector<uint32_t>{0, 4, 8, 11}));
+}
+
+// Whatever the model: so many different layers, and between two of them never two more to compute than between others.
+TEST(SpreadLayers, AreAsManyAsAskedForAndNeverFarApart) {
+  for (uint32_t layers = 1; layers <= 40; ++layers)
+    for (const uint64_t head : {0, 50, 430, 5000})
+      for (uint32_t count = 1; count <= layers; ++count) {
+        SCOPED_TRACE(std::to_string(count) + " of " + std::to_string(layers) + " layers, head " +
+                     std::to_string(head));
+        WeightSizes sizes;
+        sizes.layers.assign(layers, 100);
+        sizes.trunk = head;
+        const std::vector<uint32_t> spread = spread_layers(sizes, count);
+        ASSERT_EQ(spread.size(), count);
+        EXPECT_EQ(spread.back(), layers - 1);
+        uint32_t least = layers, most = 0;
+        for (size_t i = 1; i < spread.size(); ++i) {
+          ASSERT_GT(spread[i], spread[i - 1]);
+          least = std::min(least, spread[i] - spread[i - 1]);
+          most = std::max(most, spread[i] - spread[i - 1]);
+        }
+        if (count > 1) {
+          EXPECT_LE(most, least + 1);
+          EXPECT_LE(spread.front(), most);
+        }
+      }
 }
 
 TEST(PlanResidency, BelowTheFloorNamesTheSmallestBudgetThatWorks) {
@@ -98,8 +139,8 @@ TEST(PlanResidency, ReadsTheEmbeddingByRowBeforeItStreamsAnythingElse) {
   EXPECT_FALSE(plan_residency(layers, 281 * kMiB, 0)->streams_records());
   const auto ring = plan_residency(layers, 254 * kMiB, 0);  // As 253 without an embedding.
   EXPECT_TRUE(ring->embedding_by_row);
-  EXPECT_EQ(ring->resident_layers, 1u);
-  EXPECT_EQ(ring->cache_bytes, 123 * kMiB);
+  EXPECT_EQ(ring->streamed_layers.size(), 3u);
+  EXPECT_EQ(ring->cache_bytes, 82 * kMiB);
 }
 
 // Of the tables that are read by row, that of the per-layer embeddings goes first: more bytes for as few reads.
@@ -202,6 +243,7 @@ TEST(MeasureWeights, CountsEveryDenseLayer) {
   for (size_t i = 0; i < m.sizes.layers.size(); ++i)
     EXPECT_EQ(m.sizes.layers[i], m.bytes_in_file("layers." + std::to_string(i) + ".")) << i;
   EXPECT_GE(m.sizes.ring_slot, m.sizes.layers[0]);
+  EXPECT_EQ(m.sizes.ring_slot % 4096, 0u);
   EXPECT_EQ(m.sizes.experts, 0u);
 }
 

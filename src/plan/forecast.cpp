@@ -14,6 +14,9 @@ constexpr const char* kSsd = "ssd";
 constexpr double kLayerDepth = 16;
 // Reads that are as fast as large ones, nearly, are held back by what holds back large ones.
 constexpr double kAllowancePart = 0.9;
+// The part of the shorter of reading and computing that has nothing of the longer beside it, in a sweep: fitted by hand
+// to four measured prompts of one model, with estimates for what was not measured (docs/measurements/2026-11-plan.md).
+constexpr double kSweepAlone = 0.25;
 
 double sum(const std::vector<uint64_t>& values) {
   double total = 0;
@@ -49,8 +52,8 @@ double expected_hit_rate(const ForecastInputs& inputs, const model::Residency& r
 
 double streamed_layers(const ForecastInputs& inputs, const model::Residency& residency) {
   double total = 0;
-  for (size_t i = residency.resident_layers; i < inputs.sizes.layers.size(); ++i)
-    total += static_cast<double>(inputs.sizes.layers[i]);
+  for (const uint32_t layer : residency.streamed_layers)
+    total += static_cast<double>(inputs.sizes.layers[layer]);
   return total;
 }
 
@@ -122,18 +125,37 @@ Status forecast_decode(const ForecastInputs& inputs, Forecast& out) {
   return {};
 }
 
-// A chunk reads each of the experts that it chooses once. Chunks choose nearly all, in turn, so that what a smaller
-// cache holds is gone when it is needed again.
+// A prompt's chunk of `tokens` through a cache that others like it went through before. It reads each of the experts
+// that it chooses once, those apart that the cache holds. One that chooses nearly all is a sweep: it reads whole
+// layers, through the slots of two of them, while the others keep what they hold for the next one
+// (weights::RecordCache::begin()). What is read for the next layer is read under the computing of this one, but for a
+// part.
+Pass chunk_pass(const ForecastInputs& inputs, const model::Residency& residency, double tokens) {
+  const double compute = inputs.prompt_seconds * tokens;
+  if (!residency.stream_experts)
+    return pass_of(inputs, compute, streamed_layers(inputs, residency), kLayerDepth);
+  const double bytes = widening(inputs) * static_cast<double>(inputs.sizes.experts);
+  const double held = held_share(inputs, residency);
+  const double chosen = 1 - std::pow(1 - inputs.experts.top_k / experts_of(inputs).per_layer, tokens);
+  const double in_turn = std::min(1.0, 2.0 / inputs.experts.layers());
+  if (chosen < model::WeightStream::kSweepShare || held < in_turn)
+    return pass_of(inputs, compute, bytes * chosen * (1 - held), kLayerDepth);
+  const double hits = in_turn < 1 ? (held - in_turn) / (1 - in_turn) : held;
+  const double read = bytes * (1 - hits) / ssd_rate(inputs.ssd, block_bytes(inputs), kLayerDepth);
+  return {std::max(compute, read) + kSweepAlone * std::min(compute, read), read > compute};
+}
+
+// All of its chunks.
 void forecast_prompt(const ForecastInputs& inputs, Forecast& out) {
-  const auto tokens = static_cast<double>(std::min(inputs.prompt_tokens, out.memory.chunk_tokens));
-  double read = streamed_layers(inputs, out.memory.residency);
-  if (out.memory.residency.stream_experts) {
-    const double untouched = std::pow(1 - inputs.experts.top_k / experts_of(inputs).per_layer, tokens);
-    read += widening(inputs) * (1 - untouched) * static_cast<double>(inputs.sizes.experts);
+  double seconds = 0, reading = 0;
+  for (uint32_t left = inputs.prompt_tokens, tokens = 0; left > 0; left -= tokens) {
+    tokens = std::min(left, out.memory.chunk_tokens);
+    const Pass pass = chunk_pass(inputs, out.memory.residency, tokens);
+    seconds += pass.seconds;
+    reading += pass.reads ? pass.seconds : 0;
   }
-  const Pass pass = pass_of(inputs, inputs.prompt_seconds * tokens, read, kLayerDepth);
-  out.prompt_tok_s = tokens / pass.seconds;
-  out.prompt_bound = pass.reads ? kSsd : "cpu";
+  out.prompt_tok_s = inputs.prompt_tokens / seconds;
+  out.prompt_bound = 2 * reading > seconds ? kSsd : "cpu";
 }
 
 // Between the values of `by_depth` (ascending), on a logarithmic scale.

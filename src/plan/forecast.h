@@ -5,8 +5,10 @@
 //
 //     max(compute, read)                     dense layers in turn: the next one is read under this one
 //     max(read, compute + read in bursts)    experts: reads wait for the router and computing waits for the reads, so
-//                                            that they add up, also within a prompt's chunk; but no disk gives more on
-//                                            average than in a steady stream
+//                                            that they add up; but no disk gives more on average than in a steady
+//                                            stream
+//     max + a part of min(compute, read)     a prompt's chunk that needs nearly all experts, layer by layer, most of
+//                                            which are read ahead
 // docs/measurements/2026-11-plan.md compares it with runs. Pure, any thread; seconds and bytes.
 #pragma once
 

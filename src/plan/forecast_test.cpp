@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 namespace mlxf::plan {
 namespace {
 
@@ -79,12 +81,12 @@ TEST(ForecastTest, LayersThatDoNotFitAreReadUnderTheOthers) {
   inputs.ssd = kDisk;
   const auto result = forecast(inputs, 700 * kMB);
   ASSERT_TRUE(result) << result.error().message;
-  // The trunk and 3 slots leave room for 2 layers, for the rest of what a process needs takes less than one.
-  EXPECT_EQ(result->memory.residency.resident_layers, 2u);
-  EXPECT_DOUBLE_EQ(result->read_bytes_per_token, 800e6);
-  EXPECT_DOUBLE_EQ(result->decode_tok_s, 1 / 0.8);
+  // The trunk and 2 slots leave room for 3 layers, for the rest of what a process needs takes less than one.
+  EXPECT_EQ(result->memory.residency.streamed_layers.size(), 7u);
+  EXPECT_DOUBLE_EQ(result->read_bytes_per_token, 700e6);
+  EXPECT_NEAR(result->decode_tok_s, 1 / 0.7, 1e-9);
   EXPECT_STREQ(result->decode_bound, "ssd");
-  EXPECT_DOUBLE_EQ(result->prompt_tok_s, 512 / 0.8);
+  EXPECT_NEAR(result->prompt_tok_s, 512 / 0.7, 1e-6);
   EXPECT_STREQ(result->prompt_bound, "ssd");
 }
 
@@ -102,9 +104,37 @@ TEST(ForecastTest, ExpertsAreReadAfterTheirRouter) {
   const double read = 0.2 * (1 - held);
   EXPECT_NEAR(result->decode_tok_s, 1 / (0.1 + read), 1e-9);
   EXPECT_STREQ(result->decode_bound, read > 0.1 ? "ssd" : "ram");
-  // 512 tokens choose every expert.
-  EXPECT_NEAR(result->prompt_tok_s, 512 / (0.512 + 0.8), 1e-6);
+  // 512 tokens choose every expert. Through the slots of two layers of ten, the others hit.
+  const double sweep = 0.8 * (1 - (held - 0.2) / 0.8);
+  EXPECT_NEAR(result->prompt_tok_s, 512 / (sweep + 0.25 * 0.512), 1e-6);
   EXPECT_STREQ(result->prompt_bound, "ssd");
+}
+
+TEST(ForecastTest, PromptsTakeTheTimeOfTheirChunks) {
+  const model::ModelSpec spec = tiny_spec(10, true);
+  ForecastInputs inputs = mixture_inputs(spec);
+  inputs.ssd = kDisk;
+  const uint64_t budget = 600 * kMB;
+  const auto seconds = [&](uint32_t tokens) {
+    inputs.prompt_tokens = tokens;
+    return tokens / forecast(inputs, budget)->prompt_tok_s;
+  };
+  const uint32_t chunk = forecast(inputs, budget)->memory.chunk_tokens;
+  EXPECT_NEAR(seconds(2 * chunk + 100), 2 * seconds(chunk) + seconds(100), 1e-9);
+  // Few tokens choose few experts, of which the cache holds its share.
+  const double held = static_cast<double>(forecast(inputs, budget)->memory.residency.cache_bytes) / 800e6;
+  EXPECT_NEAR(seconds(2), 0.002 + 0.8 * (1 - 0.75 * 0.75) * (1 - held), 1e-9);
+  // One that has room for no more than two layers keeps nothing for the next chunk, and reads as it computes.
+  const uint64_t floor = model::floor_budget(spec, inputs.sizes, inputs.memory);
+  inputs.prompt_tokens = 64;
+  const auto least = forecast(inputs, floor);
+  const double few = static_cast<double>(least->memory.residency.cache_bytes) / 800e6;
+  ASSERT_LT(few, 0.2);
+  EXPECT_NEAR(64 / least->prompt_tok_s,
+              64 / least->memory.chunk_tokens *
+                  (0.001 * least->memory.chunk_tokens +
+                   0.8 * (1 - few) * (1 - std::pow(0.75, least->memory.chunk_tokens))),
+              1e-6);
 }
 
 // A disk that saves up while nothing is read: never faster than its steady rate on average.

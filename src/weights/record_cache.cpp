@@ -114,6 +114,10 @@ uint64_t RecordCache::floor_bytes(std::span<const Record> records, bool equal_sl
   return total;
 }
 
+uint64_t RecordCache::slot_bytes(const Record& record, uint64_t granule_bytes) {
+  return rounded(span_of(record), granule_bytes);
+}
+
 uint64_t RecordCache::whole_bytes(std::span<const Record> records) {
   const auto slots = slot_sizes(records, false);
   uint64_t total = 0;
@@ -559,6 +563,11 @@ Result<std::span<const ReadyRecord>> RecordCache::next() {
   batch_.swap(ready_);
   for (Slot* slot : batch_) batch_records_.push_back({slot->record, slot->matrices});
   return std::span<const ReadyRecord>(batch_records_);
+}
+
+void RecordCache::release() {
+  CHECK(waiting_.empty() && outstanding_ == 0 && ready_.empty());
+  unpin_batch();
 }
 
 void RecordCache::prefetch(std::span<const uint32_t> records, bool evict_hot) {

@@ -73,6 +73,8 @@ class RecordCache {
   // The smallest arena that can work: two slots of each size, so that one can be read while the other is used.
   [[nodiscard]] static uint64_t floor_bytes(std::span<const Record> records, bool equal_slots,
                                             uint64_t granule_bytes = kGranuleBytes);
+  // A slot of its own for `record`, as the system maps it.
+  [[nodiscard]] static uint64_t slot_bytes(const Record& record, uint64_t granule_bytes = kGranuleBytes);
   // What all records together would take, in slots by size.
   [[nodiscard]] static uint64_t whole_bytes(std::span<const Record> records);
 
@@ -91,6 +93,9 @@ class RecordCache {
   [[nodiscard]] Status begin(std::span<const uint32_t> records, bool sweep = false);
   // The next records that are ready, at least one; none once all of the pass were given.
   [[nodiscard]] Result<std::span<const ReadyRecord>> next();
+  // The last batch's views are not used any more: its slots may be read into before the pass that follows. REQUIRES: no
+  // record of the pass is left.
+  void release();
   // Records that will surely be needed soon, in that order. Begins as many reads as slots allow that hold nothing
   // needed now or fetched ahead; `evict_hot` allows those that hold records the policy would keep.
   void prefetch(std::span<const uint32_t> records, bool evict_hot);

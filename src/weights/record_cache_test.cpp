@@ -266,6 +266,23 @@ TEST(RecordCache, LookAheadDoesNotEvictWhatItIsToBringIn) {
   EXPECT_EQ(bench.cache().stats().prefetch_used, 2u);
 }
 
+TEST(RecordCache, TheSlotOfAReleasedBatchIsReadInto) {
+  for (const bool released : {false, true}) {
+    Bench bench({{kOneExtent, 4}});
+    bench.open({.bytes = bench.floor(true), .policy = Policy::kLru, .equal_slots = true});
+    const auto prefetched = [&] { return bench.cache().stats().prefetched; };
+    ASSERT_TRUE(bench.cache().begin(std::vector<uint32_t>{0}));
+    ASSERT_EQ(bench.cache().next()->size(), 1u);
+    bench.cache().prefetch(std::vector<uint32_t>{1, 2}, true);
+    EXPECT_EQ(prefetched(), 1u) << "the batch is in use";
+    if (released) bench.cache().release();
+    bench.cache().prefetch(std::vector<uint32_t>{1, 2}, true);
+    EXPECT_EQ(prefetched(), released ? 2u : 1u);
+    for (const uint32_t record : {1, 2}) ASSERT_EQ(message_of(bench.pass({record})), "");
+    EXPECT_EQ(bench.cache().stats().misses, released ? 1u : 2u);
+  }
+}
+
 TEST(RecordCache, LookAheadThatNobodyNeededMakesRoom) {
   Bench bench({{kOneExtent, 8}});
   bench.open({.bytes = bench.whole() / 2, .policy = Policy::kLru});

@@ -322,6 +322,78 @@ TEST(Streaming, ComputingKeepsTheDiskBusy) {
   EXPECT_GT(faulty.started().size(), begun);
 }
 
+// What plan expects of a prompt's chunks (plan/forecast.cpp): each finds what the cache holds beside the slots of two
+// layers, through which the rest goes.
+TEST(Streaming, ASweepFindsWhatTheCacheHoldsBesideTwoLayers) {
+  constexpr uint32_t kChunk = 192, kLayers = 8, kExperts = 8 * 48;
+  const model::WeightSizes sizes = sizes_of(kBundled, kGranule);
+  for (const double part : {0.5, 0.75, 0.95}) {
+    const auto bytes = sizes.trunk + sizes.embedding_window +
+                       static_cast<uint64_t>(part * static_cast<double>(sizes.experts));
+    const Loaded streamed(kBundled, 2, {.weight_bytes = bytes, .granule_bytes = kGranule});
+    ASSERT_NE(streamed.model, nullptr);
+    ASSERT_NE(streamed.model->weight_cache(), nullptr);
+    std::vector<TokenId> ids(kChunk);
+    std::vector<float> logits(streamed.model->spec().vocab);
+    const auto run_chunk = [&](uint32_t seed) {
+      for (TokenId& id : ids)
+        id = static_cast<TokenId>(((seed = seed * 1664525u + 1013904223u) >> 8) % logits.size());
+      const auto sequence = streamed.model->make_sequence(kChunk);
+      const model::Chunk chunk{sequence.get(), ids, false};
+      ASSERT_EQ(message_of(streamed.model->forward({&chunk, 1}, logits.data())), "");
+    };
+    for (const uint32_t seed : {1u, 2u}) run_chunk(seed);
+    const uint64_t before = streamed.cache().stats().read_bytes;
+    for (const uint32_t seed : {3u, 4u, 5u}) run_chunk(seed);
+    const double read = static_cast<double>(streamed.cache().stats().read_bytes - before) / 3 /
+                        static_cast<double>(sizes.experts);
+    const double held = static_cast<double>(streamed.cache().slots_for(0)) / kExperts,
+                 in_turn = 2.0 / kLayers;
+    EXPECT_NEAR(read, 1 - (held - in_turn) / (1 - in_turn), 0.08) << held << " of the experts are held";
+  }
+}
+
+// Streamed layers of a dense model stand between those that stay, and the disk is given the next ones' reads as soon as
+// a slot was computed: while those that stay, the head and the next token's beginning are.
+TEST(Streaming, DenseLayersAreReadAheadThroughTheWholeToken) {
+  const std::string folder = oracle("gemma3");
+  const model::WeightSizes sizes = sizes_of(folder, kGranule);
+  const std::vector<uint32_t> streamed_layers =
+      model::plan_residency(sizes, most_streamed(sizes), 0)->streamed_layers;
+  ASSERT_EQ(streamed_layers.size(), 3u);
+  ASSERT_EQ(sizes.layers.size(), 7u);
+  for (size_t i = 1; i < streamed_layers.size(); ++i)
+    EXPECT_GT(streamed_layers[i] - streamed_layers[i - 1], 1u);
+  storage::FaultyStorage faulty({}, {.depth = 1024});
+  Loaded streamed(
+      folder, 1,
+      {.storage = &faulty.storage(), .weight_bytes = most_streamed(sizes), .granule_bytes = kGranule});
+  ASSERT_NE(streamed.model, nullptr);
+  const auto sequence = streamed.model->make_sequence(64);
+  std::vector<float> logits(streamed.model->spec().vocab);
+  const TokenId id = 5;
+  const model::Chunk chunk{sequence.get(), {&id, 1}, false};
+  ASSERT_TRUE(streamed.model->forward({&chunk, 1}, logits.data()));
+  for (int token = 0; token < 3; ++token) {
+    const weights::RecordCacheStats before = streamed.cache().stats();
+    std::vector<uint32_t> reads_began_in;
+    size_t begun = 0;
+    // A layer's reads begin as soon as its slot is free, which is when a streamed one was computed.
+    ASSERT_TRUE(streamed.model->forward({&chunk, 1}, logits.data(),
+                                        [&](uint32_t layer, const float*, uint32_t, uint32_t) {
+                                          const size_t now = faulty.started().size();
+                                          if (layer > 0 && now > begun) reads_began_in.push_back(layer - 1);
+                                          begun = now;
+                                        }));
+    EXPECT_EQ(reads_began_in, streamed_layers);
+    const weights::RecordCacheStats& after = streamed.cache().stats();
+    EXPECT_EQ(after.misses, before.misses);
+    EXPECT_EQ(after.prefetched - before.prefetched, 3u);
+    // Both slots are given to the next token's first layers.
+    EXPECT_EQ(after.prefetched - after.prefetch_used, 2u);
+  }
+}
+
 // A context that outgrows the room kept for it takes the cache's; when that is at its least, the next token is refused,
 // nothing has changed, and a shorter context goes on.
 TEST(Streaming, KeysAndValuesTakeTheirRoomFromTheCache) {
