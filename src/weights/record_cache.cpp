@@ -10,57 +10,23 @@
 
 #include "base/check.h"
 #include "platform/huge_memory.h"
+#include "weights/slot_sizes.h"
 #include "weights/transpose.h"
 
 namespace mlxf::weights {
 namespace {
 
-constexpr uint64_t kChunkBytesMax = uint64_t{64} << 20;
 constexpr uint32_t kFloorSlots = 2;
 // A guess that was not needed this many passes after it was made is a record like any other: dense layers are read two
 // layers ahead.
 constexpr uint64_t kGuessPasses = 2;
 // Reads under way beyond which none is begun ahead: the storage's queue has room for demands then.
 constexpr size_t kReadingsMax = 2048;
+// Looks at all slots for one victim, after which a heap of all is made: that takes as long as some looks, and a token's
+// pass seldom misses more.
+constexpr uint32_t kLooksMax = 8;
 // Reads asked for at a time while warming up.
 constexpr size_t kWarmReadings = 64;
-// Columns that a thread transposes at a time.
-constexpr uint32_t kTransposedColumns = 256;
-
-// What a record takes in a slot: its extents one after the other, each widened to whole blocks.
-uint64_t span_of(const Record& record) {
-  uint64_t total = 0;
-  for (const RecordExtent& extent : record.extents)
-    total += storage::Storage::span_bytes(extent.offset, extent.bytes);
-  return total;
-}
-
-// Records of one size share slots, as large as the widest of them needs; with `equal_slots` all of them do. By size.
-std::map<uint64_t, uint64_t> slot_sizes(std::span<const Record> records, bool equal_slots) {
-  std::map<uint64_t, uint64_t> slots;
-  for (const Record& record : records) {
-    uint64_t& slot = slots[equal_slots ? 0 : record.bytes()];
-    slot = std::max(slot, span_of(record));
-  }
-  return slots;
-}
-
-uint64_t rounded(uint64_t bytes, uint64_t granule) { return (bytes + granule - 1) / granule * granule; }
-
-// The part of a chunk that whole slots fill.
-double used_share(uint64_t chunk_bytes, uint64_t slot_bytes) {
-  const uint64_t used = chunk_bytes - chunk_bytes % slot_bytes;
-  return static_cast<double>(used) / static_cast<double>(chunk_bytes);
-}
-
-// Bytes of the chunks of a pool that may have `pool_bytes`: whole granules, cut so that little is left over.
-uint64_t choose_chunk(uint64_t slot_bytes, uint64_t pool_bytes, uint64_t granule) {
-  uint64_t best = rounded(slot_bytes, granule);
-  const uint64_t most = std::max(best, std::min(kChunkBytesMax, pool_bytes / 8 / granule * granule));
-  for (uint64_t bytes = best; bytes <= most; bytes += granule)
-    if (used_share(bytes, slot_bytes) >= used_share(best, slot_bytes)) best = bytes;
-  return best;
-}
 
 }  // namespace
 
@@ -95,6 +61,24 @@ struct RecordCache::Pool {
   std::vector<Chunk> chunks;
   std::vector<Slot*> empty;
   uint64_t to_warm = 0;  // By warm().
+  // What may leave, as a heap with the first to leave on top: found in one look at all slots for all that a pass needs,
+  // since thousands of slots take longer to look at than a read takes to begin. Some may have left since; none that
+  // became one is missing while it is `victims_known`.
+  struct Victim {
+    Slot* slot;
+    uint32_t record;
+    uint32_t place;  // In the order of the slots.
+    uint64_t swept;  // 0: by the key. The latest leaves first.
+    double key;      // The least leaves first.
+    [[nodiscard]] bool operator<(const Victim& other) const {
+      if (swept != other.swept) return swept < other.swept;
+      if (swept == 0 && key != other.key) return key > other.key;
+      return place > other.place;
+    }
+  };
+  std::vector<Victim> victims;
+  bool victims_known = false;
+  uint32_t looks = 0;  // At all slots for one victim each, since they were known last.
   [[nodiscard]] uint64_t slots_per_chunk() const { return chunk_bytes / slot_bytes; }
   [[nodiscard]] uint64_t bytes() const { return chunks.size() * chunk_bytes; }
   [[nodiscard]] uint64_t slots() const { return chunks.size() * slots_per_chunk(); }
@@ -258,6 +242,7 @@ Status RecordCache::grow(Pool& pool, uint64_t chunks) {
     }
     pool.chunks.push_back(std::move(chunk));
   }
+  pool.victims.reserve(pool.slots());
   return {};
 }
 
@@ -265,6 +250,8 @@ Status RecordCache::grow(Pool& pool, uint64_t chunks) {
 void RecordCache::shrink(Pool& pool, uint64_t chunks) {
   if (pool.chunks.size() <= chunks) return;
   unpin_batch();
+  pool.victims_known = false;
+  pool.victims.clear();
   while (!readings_.empty()) {
     const storage::Completion done = *storage_.wait(readings_.back().ticket);
     (void)claim(readings_.size() - 1, done);  // Only look-ahead is left between passes.
@@ -292,15 +279,13 @@ void RecordCache::empty(Slot& slot) {
   slot.pool->empty.push_back(&slot);
 }
 
-// The ready, unpinned slot whose record is kept least, by the policy or by a sweep; null: none.
-RecordCache::Slot* RecordCache::victim(Pool& pool) const {
+RecordCache::Slot* RecordCache::look_for_victim(const Pool& pool) const {
   Slot* least = nullptr;
   Slot* latest = nullptr;
   double key = std::numeric_limits<double>::infinity();
   for (const Pool::Chunk& chunk : pool.chunks)
     for (const auto& slot : chunk.slots) {
-      if (slot->state != Slot::State::kReady || slot->pinned || slot->kept) continue;
-      if (slot->look_ahead && pass_ - slot->guessed_in <= kGuessPasses) continue;
+      if (!may_leave(*slot)) continue;
       if (sweep_ && slot->swept_in > (latest == nullptr ? 0 : latest->swept_in)) latest = slot.get();
       if (const double k = eviction_.key(slot->record); k < key) {
         key = k;
@@ -308,6 +293,52 @@ RecordCache::Slot* RecordCache::victim(Pool& pool) const {
       }
     }
   return latest != nullptr ? latest : least;
+}
+
+bool RecordCache::may_leave(const Slot& slot) const {
+  return slot.state == Slot::State::kReady && !slot.pinned && !slot.kept &&
+         (!slot.look_ahead || pass_ - slot.guessed_in > kGuessPasses);
+}
+
+void RecordCache::find_victims(Pool& pool) const {
+  pool.victims.clear();
+  uint32_t place = 0;
+  for (const Pool::Chunk& chunk : pool.chunks)
+    for (const auto& slot : chunk.slots) {
+      ++place;
+      if (!may_leave(*slot)) continue;
+      pool.victims.push_back(
+          {slot.get(), slot->record, place, sweep_ ? slot->swept_in : 0, eviction_.key(slot->record)});
+    }
+  std::make_heap(pool.victims.begin(), pool.victims.end());
+  pool.victims_known = true;
+}
+
+// Keys change with the pass, and slots become ready or are no longer in use.
+void RecordCache::forget_victims() {
+  for (const auto& pool : pools_) {
+    pool->victims_known = false;
+    pool->looks = 0;
+  }
+}
+
+// The ready, unpinned slot whose record is kept least, by the policy or by a sweep; null: none.
+RecordCache::Slot* RecordCache::victim(Pool& pool) const {
+  if (!pool.victims_known && pool.looks < kLooksMax) {
+    ++pool.looks;
+    return look_for_victim(pool);
+  }
+  if (!pool.victims_known) find_victims(pool);
+  std::vector<Pool::Victim>& victims = pool.victims;
+  while (!victims.empty()) {
+    const Slot& slot = *victims.front().slot;
+    if (slot.state == Slot::State::kReady && !slot.pinned && !slot.kept &&
+        slot.record == victims.front().record)
+      return victims.front().slot;
+    std::pop_heap(victims.begin(), victims.end());
+    victims.pop_back();
+  }
+  return nullptr;
 }
 
 RecordCache::Slot* RecordCache::free_slot(Pool& pool, bool evict) {
@@ -408,6 +439,7 @@ Status RecordCache::claim(size_t index, const storage::Completion& done) {
   }
   if (rows_ == Rows::kInt8) convert(slot);
   slot.state = Slot::State::kReady;
+  if (!slot.pinned) forget_victims();
   // A guess that was under way when the pass began for which it was made.
   if (slot.guessed_in != pass_ && std::find(guesses_.begin(), guesses_.end(), &slot) != guesses_.end())
     ++stats_.guesses;
@@ -430,17 +462,7 @@ void RecordCache::convert(Slot& slot) {
 void RecordCache::transpose_parts(Slot& slot) {
   for (const RecordTranspose& part : records_[slot.record].transposes) {
     uint8_t* place = slot.memory + (slot.bases[part.extent] - slot.memory) + part.at;
-    const uint32_t pieces = (part.cols + kTransposedColumns - 1) / kTransposedColumns;
-    pool_->parallel_for(pieces, [&](uint32_t i, uint32_t) {
-      const uint32_t begin = i * kTransposedColumns;
-      transpose_columns(place, part.rows, part.cols, part.element_bytes, begin,
-                        std::min(begin + kTransposedColumns, part.cols), transposed_.data());
-    });
-    const uint64_t piece_bytes = uint64_t{kTransposedColumns} * part.rows * part.element_bytes;
-    pool_->parallel_for(pieces, [&](uint32_t i, uint32_t) {
-      const uint64_t at = i * piece_bytes;
-      std::copy_n(transposed_.data() + at, std::min(piece_bytes, part.bytes() - at), place + at);
-    });
+    transpose_in_place(*pool_, place, part.rows, part.cols, part.element_bytes, transposed_.data());
   }
 }
 
@@ -476,6 +498,7 @@ Status RecordCache::wait_for_one() {
 
 void RecordCache::unpin_batch() {
   for (Slot* slot : batch_) slot->pinned = false;
+  if (!batch_.empty()) forget_victims();
   batch_.clear();
   batch_records_.clear();
 }
@@ -504,6 +527,7 @@ Status RecordCache::begin(std::span<const uint32_t> records, bool sweep) {
   unpin_batch();
   RETURN_IF_ERROR(claim_finished());
   ++pass_;
+  forget_victims();
   sweep_ = sweep;
   eviction_.begin_pass(records);
   for (const uint32_t record : records) {
@@ -575,6 +599,7 @@ void RecordCache::prefetch(std::span<const uint32_t> records, bool evict_hot) {
   const auto keep = [&](bool kept) {
     for (const uint32_t record : records)
       if (slot_of_[record] != nullptr) slot_of_[record]->kept = kept;
+    forget_victims();
   };
   keep(true);
   for (const uint32_t record : records) {
@@ -666,6 +691,7 @@ void RecordCache::abandon() {
   failed_record_ = failed;
   waiting_.clear();
   for (Slot* slot : ready_) slot->pinned = false;
+  forget_victims();
   ready_.clear();
   unpin_batch();
   CHECK(outstanding_ == 0);

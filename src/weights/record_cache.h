@@ -141,6 +141,10 @@ class RecordCache {
   void shrink(Pool& pool, uint64_t chunks);
   void unpin_batch();
   [[nodiscard]] Slot* free_slot(Pool& pool, bool evict);
+  [[nodiscard]] bool may_leave(const Slot& slot) const;
+  [[nodiscard]] Slot* look_for_victim(const Pool& pool) const;
+  void find_victims(Pool& pool) const;
+  void forget_victims();
   [[nodiscard]] Slot* victim(Pool& pool) const;
   void empty(Slot& slot);
   [[nodiscard]] Status read_into(Slot& slot, uint32_t record, storage::Priority priority);
