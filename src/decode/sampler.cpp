@@ -1,6 +1,7 @@
 #include "decode/sampler.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -11,15 +12,35 @@
 namespace mlxf::decode {
 namespace {
 
-// No noise is larger: the largest uniform below is 1 - 2^-33.
-constexpr float kLargestNoise = 23.0f;
-
-// Gumbel noise of one token at one position.
-float gumbel(uint64_t seed, uint32_t position, TokenId token) {
-  const auto bits = philox4x32(seed, {position, static_cast<uint32_t>(token), 0, 0})[0];
+// Gumbel noise of random bits: -log(-log(u)) with u = (bits + 1/2) / 2^32.
+float gumbel(uint32_t bits) {
   const double uniform = (static_cast<double>(bits) + 0.5) * 0x1p-32;
   return static_cast<float>(-std::log(-std::log(uniform)));
 }
+
+// At least that, at the price of a shift: since -log(u) >= 1 - u, it is at most -log(1 - u).
+float gumbel_bound(uint32_t bits) { return 0.69316f * static_cast<float>(1 + std::countl_zero(~bits)); }
+constexpr float kLargestNoise = 23.0f;  // Of all bits.
+
+// The random bits of tokens at one position. Four neighbours share a call of the generator.
+class TokenBits {
+ public:
+  TokenBits(uint64_t seed, uint32_t position) : seed_(seed), position_(position) {}
+  uint32_t of(TokenId token) {
+    const auto id = static_cast<uint32_t>(token);
+    if (id / 4 != four_) {
+      four_ = id / 4;
+      words_ = philox4x32(seed_, {position_, four_, 0, 0});
+    }
+    return words_[id % 4];
+  }
+
+ private:
+  uint64_t seed_;
+  uint32_t position_;
+  uint32_t four_ = UINT32_MAX;  // More than the largest token / 4.
+  std::array<uint32_t, 4> words_{};
+};
 
 Status require(bool ok, const char* field, const char* range) {
   if (ok) return {};
@@ -123,11 +144,15 @@ std::span<const float> Sampler::biased_and_penalised(std::span<const float> logi
   return logits_;
 }
 
-void Sampler::keep_top_k() {
-  if (params_.top_k >= candidates_.size()) return;
-  const auto end = candidates_.begin() + static_cast<ptrdiff_t>(params_.top_k);
-  std::nth_element(candidates_.begin(), end, candidates_.end(), likelier);
-  candidates_.erase(end, candidates_.end());
+// Of a few of many: nearly all are less likely than the least likely of those kept so far.
+void Sampler::offer_top_k(const Candidate& candidate) {
+  if (candidates_.size() == params_.top_k) {
+    if (!likelier(candidate, candidates_.front())) return;
+    std::pop_heap(candidates_.begin(), candidates_.end(), likelier);
+    candidates_.pop_back();
+  }
+  candidates_.push_back(candidate);
+  std::push_heap(candidates_.begin(), candidates_.end(), likelier);
 }
 
 void Sampler::keep_typical() {
@@ -183,12 +208,17 @@ void Sampler::keep_min_p() {
                     candidates_.end());
 }
 
-TokenId Sampler::draw(uint32_t position) const {
-  float best = -std::numeric_limits<float>::infinity();
-  TokenId token = candidates_.front().id;
+// `first` is one of the candidates. The likeliest, if it is still there: then most others of a real model cannot win
+// whatever their noise.
+TokenId Sampler::draw(uint32_t position, const Candidate& first) const {
+  TokenBits bits(params_.seed, position);
+  TokenId token = first.id;
+  float best = first.logit + gumbel(bits.of(first.id));
   for (const Candidate& c : candidates_) {
     if (c.logit + kLargestNoise < best) continue;
-    const float score = c.logit + gumbel(params_.seed, position, c.id);
+    const uint32_t random = bits.of(c.id);
+    if (c.logit + gumbel_bound(random) < best) continue;
+    const float score = c.logit + gumbel(random);
     if (score > best || (score == best && c.id < token)) {
       best = score;
       token = c.id;
@@ -215,15 +245,22 @@ Result<TokenId> Sampler::sample(std::span<const float> logits, uint32_t position
   const float scale = 1.0f / params_.temperature;
   largest_ = largest * scale;
   candidates_.clear();
+  const bool few = params_.top_k != 0 && params_.top_k < scores.size();
   each_allowed(scores.size(), allowed, [&](size_t i) {
-    if (scores[i] > -std::numeric_limits<float>::infinity())
-      candidates_.push_back({scores[i] * scale, static_cast<TokenId>(i)});
+    if (!(scores[i] > -std::numeric_limits<float>::infinity())) return;
+    const Candidate candidate{scores[i] * scale, static_cast<TokenId>(i)};
+    if (few) {
+      offer_top_k(candidate);
+    } else {
+      candidates_.push_back(candidate);
+    }
   });
-  if (params_.top_k != 0) keep_top_k();
   if (params_.typical_p < 1.0f) keep_typical();
   if (params_.top_p < 1.0f) keep_top_p();
   if (params_.min_p > 0.0f) keep_min_p();
-  return draw(position);
+  const bool likeliest_stays = params_.typical_p >= 1.0f;
+  return draw(position,
+              likeliest_stays ? Candidate{largest_, static_cast<TokenId>(top)} : candidates_.front());
 }
 
 float token_logprob(std::span<const float> logits, TokenId token) {

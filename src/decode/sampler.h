@@ -67,12 +67,12 @@ class Sampler {
   [[nodiscard]] static bool likelier(const Candidate& a, const Candidate& b);
   // The logits themselves where nothing changes them.
   [[nodiscard]] std::span<const float> biased_and_penalised(std::span<const float> logits);
-  void keep_top_k();
+  void offer_top_k(const Candidate& candidate);
   void keep_typical();
   void keep_top_p();
   void keep_min_p();
   bool cut(double mass, size_t count);
-  [[nodiscard]] TokenId draw(uint32_t position) const;
+  [[nodiscard]] TokenId draw(uint32_t position, const Candidate& first) const;
 
   SamplingParams params_;
   std::vector<TokenId> history_;  // Prompt, then answer.

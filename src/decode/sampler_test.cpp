@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -100,6 +101,51 @@ TEST(Sampler, ATokenDependsOnSeedAndPositionAlone) {
   std::vector<TokenId> others;
   for (uint32_t i = 0; i < 200; ++i) others.push_back(sample_one(plain(8), logits, i));
   EXPECT_NE(tokens, others);
+}
+
+// What the header defines, without any shortcut: the largest logit + noise among `kept`.
+TokenId largest_score(uint64_t seed, uint32_t position, const std::vector<float>& logits,
+                      const std::vector<TokenId>& kept) {
+  TokenId best = -1;
+  float largest = 0;
+  for (const TokenId token : kept) {
+    const auto id = static_cast<uint32_t>(token);
+    const uint32_t bits = philox4x32(seed, {position, id / 4, 0, 0})[id % 4];
+    const double uniform = (static_cast<double>(bits) + 0.5) * 0x1p-32;
+    const float score = logits[id] + static_cast<float>(-std::log(-std::log(uniform)));
+    if (best < 0 || score > largest || (score == largest && token < best)) {
+      largest = score;
+      best = token;
+    }
+  }
+  return best;
+}
+
+TEST(Sampler, ShortcutsChangeNoDraw) {
+  // Flat, then ever more peaked.
+  for (const float spread : {0.01f, 1.0f, 8.0f, 40.0f}) {
+    std::vector<float> logits(6001);
+    uint32_t state = 1;
+    for (float& logit : logits) {
+      state = state * 1664525u + 1013904223u;
+      logit = spread * static_cast<float>(state >> 8) / 16777216.0f;
+    }
+    std::vector<TokenId> order(logits.size());
+    for (size_t i = 0; i < order.size(); ++i) order[i] = static_cast<TokenId>(i);
+    std::stable_sort(order.begin(), order.end(), [&](TokenId a, TokenId b) {
+      return logits[static_cast<size_t>(a)] > logits[static_cast<size_t>(b)];
+    });
+    Sampler all(plain(5), 6001);
+    SamplingParams few = plain(5);
+    few.top_k = 37;
+    Sampler likeliest(few, 6001);
+    const std::vector<TokenId> first(order.begin(), order.begin() + 37);
+    for (uint32_t position = 0; position < 60; ++position) {
+      EXPECT_EQ(all.sample(logits, position).value(), largest_score(5, position, logits, order)) << spread;
+      EXPECT_EQ(likeliest.sample(logits, position).value(), largest_score(5, position, logits, first))
+          << spread;
+    }
+  }
 }
 
 TEST(Sampler, TopKKeepsTheLikeliest) {
