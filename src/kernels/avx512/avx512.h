@@ -15,21 +15,37 @@ namespace mlxf::kernels::avx512 {
 void matmul_panels(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                    float* y, uint64_t y_stride, void* scratch);
 
-// y = W x for one token, on the stored layout: the formats that AVX2's products read slower than memory delivers.
-void gemv_q4_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-               void* scratch);
-void gemv_q4_1(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-               void* scratch);
-void gemv_q5_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-               void* scratch);
-void gemv_q5_1(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-               void* scratch);
-void gemv_iq4_nl(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-                 void* scratch);
-void gemv_mxfp4(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
-                void* scratch);
-void gemv_mlx_mxfp4(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
-                    float* y, void* scratch);
+// y = W x for up to kFewTokens tokens, on the stored layout; for several of them with up to kFewColsMax columns.
+inline constexpr uint32_t kFewTokens = 8;
+inline constexpr uint32_t kFewColsMax = 100000;
+void multiply_few_q4_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride, void* scratch);
+void multiply_few_q4_1(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride, void* scratch);
+void multiply_few_q5_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride, void* scratch);
+void multiply_few_q5_1(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride, void* scratch);
+void multiply_few_q8_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride, void* scratch);
+void multiply_few_iq4_nl(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                         float* y, uint64_t y_stride, void* scratch);
+void multiply_few_mxfp4(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                        float* y, uint64_t y_stride, void* scratch);
+void multiply_few_mlx_mxfp4(const MatrixView& w, uint32_t row_begin, uint32_t row_end,
+                            const ActivationView& x, float* y, uint64_t y_stride, void* scratch);
+void multiply_few_i8_row(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                         float* y, uint64_t y_stride, void* scratch);
+void multiply_few_mlx_packed(const MatrixView& w, uint32_t row_begin, uint32_t row_end,
+                             const ActivationView& x, float* y, uint64_t y_stride, void* scratch);
+void multiply_few_q4_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride, void* scratch);
+void multiply_few_q5_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride, void* scratch);
+void multiply_few_q6_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride, void* scratch);
+
+// y = W x for one token, on the stored layout.
 void gemv_q2_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                void* scratch);
 void gemv_q3_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
@@ -38,15 +54,6 @@ void gemv_q5_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const 
                void* scratch);
 void gemv_iq4_xs(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                  void* scratch);
-void gemv_mlx_packed(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
-                     float* y, void* scratch);
-
-// y = W x for few tokens, on the stored layout.
-inline constexpr uint32_t kFewTokens = 8;
-void multiply_few_q4_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
-                       float* y, uint64_t y_stride);
-void multiply_few_q6_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
-                       float* y, uint64_t y_stride);
 
 // Reads x.f32.
 void matmul_f32_f32(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,

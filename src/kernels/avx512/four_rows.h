@@ -1,4 +1,4 @@
-// What the one-token products share: four neighbouring rows and four groups of each are multiplied together, which
+// What the products of one to eight tokens share: four neighbouring rows and four groups of each are multiplied together, which
 // leaves the sum of group q and row r in lane 4 q + r. Four rows are one ascending run of memory, which a core reads at
 // the memory's speed; sixteen side by side got 35 to 38 GB/s of 52 from two cores of Zen 5.
 // Everything here has internal linkage: each object file carries its own copy, so that none built with AVX-512 can be
@@ -59,19 +59,6 @@ MLXF_INLINE __m512i sum_lanes(const __m512i v[kRows]) {
   return _mm512_add_epi32(_mm512_unpacklo_epi64(t0, t1), _mm512_unpackhi_epi64(t0, t1));
 }
 
-// The sums of 128-bit lanes 0 and 1, then 2 and 3, of a and then of b.
-MLXF_INLINE __m512i add_halves(__m512i a, __m512i b) {
-  return _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
-}
-
-// Lane 4 q + r: the sum of all of v[q][r].
-MLXF_INLINE __m512i sum_vectors(const __m512i v[kQuad][kRows]) {
-  __m512i u[kQuad];
-#pragma GCC unroll 4
-  for (uint32_t q = 0; q < kQuad; ++q) u[q] = sum_lanes(v[q]);
-  return add_halves(add_halves(u[0], u[1]), add_halves(u[2], u[3]));
-}
-
 // The sum of the four lanes.
 MLXF_INLINE __m128i add_lanes(__m512i v) {
   const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
@@ -83,25 +70,23 @@ MLXF_INLINE __mmask64 first_bytes(uint32_t count) {
   return count < 64 ? (uint64_t{1} << count) - 1 : ~uint64_t{0};
 }
 
-// The token in the order in which 64 bytes of nibbles give elements: of every 128 those of the low nibbles, then those
-// of the high. Nibbles are even and odd elements, or elements 0 .. 15 and 16 .. 31 of each 32. Zeros behind the last.
-template <bool EVEN_ODD>
-[[maybe_unused]] inline void order_nibbles(const int8_t* codes, uint32_t cols, uint8_t* out) {
-  for (uint32_t k = 0; k < cols; k += 128) {
-    const uint32_t n = cols - k < 128 ? cols - k : 128;
-    const __m512i a = _mm512_maskz_loadu_epi8(first_bytes(n), codes + k);
-    const __m512i b = _mm512_maskz_loadu_epi8(first_bytes(n > 64 ? n - 64 : 0), codes + k + 64);
-    __m512i low = _mm512_shuffle_i64x2(a, b, 0x88), high = _mm512_shuffle_i64x2(a, b, 0xdd);
-    if constexpr (EVEN_ODD) {
-      const auto narrow = [](__m512i first, __m512i second) {
-        return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi16_epi8(first)),
-                                  _mm512_cvtepi16_epi8(second), 1);
-      };
-      low = narrow(a, b);
-      high = narrow(_mm512_srli_epi16(a, 8), _mm512_srli_epi16(b, 8));
-    }
-    _mm512_store_si512(out + k, low);
-    _mm512_store_si512(out + k + 64, high);
+// Lane q of the vectors is made the q-th quarter of what `in` has, from front to back: of N vectors in a row, N
+// neighbouring lanes go to lane 0 of the N vectors, and so on.
+template <uint32_t N>
+MLXF_INLINE void gather_lanes(const __m512i* in, __m512i* out) {
+  if constexpr (N == 1) {
+    out[0] = in[0];
+  } else if constexpr (N == 2) {
+    out[0] = _mm512_shuffle_i64x2(in[0], in[1], 0x88);
+    out[1] = _mm512_shuffle_i64x2(in[0], in[1], 0xdd);
+  } else {
+    static_assert(N == 4);
+    const __m512i a = _mm512_shuffle_i64x2(in[0], in[1], 0x44), b = _mm512_shuffle_i64x2(in[2], in[3], 0x44);
+    const __m512i c = _mm512_shuffle_i64x2(in[0], in[1], 0xee), d = _mm512_shuffle_i64x2(in[2], in[3], 0xee);
+    out[0] = _mm512_shuffle_i64x2(a, b, 0x88);
+    out[1] = _mm512_shuffle_i64x2(a, b, 0xdd);
+    out[2] = _mm512_shuffle_i64x2(c, d, 0x88);
+    out[3] = _mm512_shuffle_i64x2(c, d, 0xdd);
   }
 }
 
@@ -117,34 +102,6 @@ MLXF_INLINE __m128 chain(__m512 values, __m512 factors, uint32_t groups, __m128 
   return total;
 }
 
-// What a call prepares of its token: per group four equal lanes of its scale, and of what its sum of codes comes to.
-struct GroupValues {
-  const float* scales;
-  const float* unit_sums;  // float(sum) * scale, of affine formats.
-  const int32_t* starts;   // minimum * sum, of others.
-};
-
-// Of groups of `group` elements; minimum 0: affine. Zeros behind the last. Takes 32 bytes a group and 128 more.
-[[maybe_unused]] inline GroupValues take_groups(const ActivationView& x, uint32_t group, int32_t minimum,
-                                                void* memory) {
-  const uint32_t groups = x.cols / group, padded = (groups + kQuad - 1) / kQuad * kQuad;
-  auto* scales = static_cast<float*>(memory);
-  auto* unit_sums = scales + uint64_t{padded} * 4;
-  auto* starts = reinterpret_cast<int32_t*>(unit_sums);
-  for (uint32_t g = 0; g < padded; ++g) {
-    int32_t sum = 0;
-    const float scale = g < groups ? x.scales[g] : 0.0f;
-    for (uint32_t j = 0; g < groups && j < group / 32; ++j) sum += x.sums32[g * (group / 32) + j];
-    _mm_store_ps(scales + g * 4, _mm_set1_ps(scale));
-    if (minimum == 0) {
-      _mm_store_ps(unit_sums + g * 4, _mm_set1_ps(static_cast<float>(sum) * scale));
-    } else {
-      _mm_store_si128(reinterpret_cast<__m128i*>(starts + g * 4), _mm_set1_epi32(minimum * sum));
-    }
-  }
-  return {scales, unit_sums, starts};
-}
-
 // The running sums of four rows.
 struct Totals {
   __m128 s = _mm_setzero_ps();
@@ -157,19 +114,52 @@ struct GroupScales {
   __m512 e;
 };
 
-// Adds `groups` (up to four) groups from `g` on.
-template <bool AFFINE>
-MLXF_INLINE void add_groups(__m512i sums, const GroupScales& scales, const GroupValues& x, uint32_t g,
-                            uint32_t groups, Totals& totals) {
-  if constexpr (!AFFINE) sums = _mm512_add_epi32(sums, _mm512_load_si512(x.starts + uint64_t{g} * 4));
-  const __m512 factors = _mm512_mul_ps(scales.d, _mm512_load_ps(x.scales + uint64_t{g} * 4));
-  totals.s = chain(_mm512_cvtepi32_ps(sums), factors, groups, totals.s);
-  if constexpr (AFFINE)
-    totals.m = chain(scales.e, _mm512_load_ps(x.unit_sums + uint64_t{g} * 4), groups, totals.m);
+// Scales of 32 bits of the first n of four groups from `g` on, of group q and row r in lane 4 q + r.
+MLXF_INLINE __m512 load_f32_scales(const FourRows& rows, uint32_t g, uint32_t n) {
+  const auto mask = static_cast<__mmask8>((1u << n) - 1);
+  const auto row = [&](uint32_t r) { return _mm_maskz_loadu_ps(mask, rows.at[r] + uint64_t{g} * 4); };
+  __m512 all = _mm512_castps128_ps512(row(0));
+  all = _mm512_insertf32x4(all, row(1), 1);
+  all = _mm512_insertf32x4(all, row(2), 2);
+  all = _mm512_insertf32x4(all, row(3), 3);
+  return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), all);
 }
+
+// Makes the compiler finish `value` here: GCC 12 otherwise delays the sums and spills their terms.
+MLXF_INLINE void keep(__m512i& value) { __asm__("" : "+v"(value)); }
 
 MLXF_INLINE void store(float* y, uint32_t count, __m128 values) {
   _mm_mask_storeu_ps(y, static_cast<__mmask8>((1u << count) - 1), values);
+}
+
+constexpr uint32_t kShared = 4;  // Tokens.
+
+// Calls product.run<T>(row, count, token, first) for `count` rows from `row` on and T tokens from `token` on, until all
+// rows and tokens had their turn. `first`: these rows were not there before.
+template <typename Product>
+MLXF_INLINE void for_each_tile(uint32_t row_begin, uint32_t row_end, uint32_t tokens,
+                               const Product& product) {
+  const uint32_t passes = (tokens + kShared - 1) / kShared;
+  for (uint32_t row = row_begin; row < row_end; row += kRows) {
+    const uint32_t count = row_end - row < kRows ? row_end - row : kRows;
+    for (uint32_t pass = 0; pass < passes; ++pass) {
+      const uint32_t token = tokens * pass / passes;
+      switch (tokens * (pass + 1) / passes - token) {
+        case 1:
+          product.template run<1>(row, count, token, pass == 0);
+          break;
+        case 2:
+          product.template run<2>(row, count, token, pass == 0);
+          break;
+        case 3:
+          product.template run<3>(row, count, token, pass == 0);
+          break;
+        default:
+          product.template run<4>(row, count, token, pass == 0);
+          break;
+      }
+    }
+  }
 }
 
 }  // namespace
