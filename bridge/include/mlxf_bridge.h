@@ -86,7 +86,8 @@ typedef enum mlxf_grammar_kind {
   /* JSON: {"lark": a grammar, in which special tokens are <[id]>, "schemas": [{"name": as in the grammar's @name,
      "of": what it describes, "schema", "lenient": true to leave out what cannot be kept}], "tokens": the ids of the
      special tokens}. */
-  MLXF_GRAMMAR_COMPOSED = 3
+  MLXF_GRAMMAR_COMPOSED = 3,
+  MLXF_GRAMMAR_GBNF = 4 /* Lark that was made of a GBNF grammar, as messages say. */
 } mlxf_grammar_kind;
 
 /* `ends`: the tokens that end a text; may be none. */

@@ -17,6 +17,8 @@ use crate::tokenizer::{Table, CONTROL, GAP, SPECIAL};
 use crate::{Code, Failure};
 
 const GRAMMAR_BYTES_MAX: usize = 256 << 10;
+/// Of one that was made of a shorter one.
+const MADE_BYTES_MAX: usize = 4 << 20;
 /// The trie's nodes count their parents in ten bits. Longer tokens, which are runs of blanks, are in no grammar.
 const TOKEN_BYTES_MAX: usize = 1000;
 /// A kilobyte or two each. The crate's own limit would let one grammar take half a gigabyte.
@@ -37,6 +39,7 @@ pub enum Kind {
     Regex,
     Lark,
     Composed,
+    Gbnf,
 }
 
 /// A Lark grammar with the schemas that it refers to as `@name` and the special tokens that are in it.
@@ -197,8 +200,9 @@ impl Grammars {
     }
 
     pub fn compile(&self, kind: Kind, text: &str) -> Result<Grammar, Failure> {
-        if text.len() > GRAMMAR_BYTES_MAX {
-            let message = format!("the grammar has {} bytes; at most {GRAMMAR_BYTES_MAX} are read", text.len());
+        let most = if matches!(kind, Kind::Gbnf) { MADE_BYTES_MAX } else { GRAMMAR_BYTES_MAX };
+        if text.len() > most {
+            let message = format!("the grammar has {} bytes; at most {most} are read", text.len());
             return Err(Failure::new(Code::Invalid, message));
         }
         let mut tokens = Vec::new();
@@ -209,6 +213,9 @@ impl Grammars {
             }),
             Kind::Lark => self.parser(TopLevelGrammar::from_lark(text.to_string())).map_err(|message| {
                 Failure::new(Code::Invalid, format!("the Lark grammar cannot be used: {message}"))
+            }),
+            Kind::Gbnf => self.parser(TopLevelGrammar::from_lark(text.to_string())).map_err(|message| {
+                Failure::new(Code::Invalid, format!("the GBNF grammar cannot be used: {message}"))
             }),
             Kind::Composed => self.compile_composed(text, &mut tokens),
         })?;

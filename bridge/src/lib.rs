@@ -321,6 +321,7 @@ pub unsafe extern "C" fn mlxf_grammar_compile(
                 1 => grammar::Kind::Regex,
                 2 => grammar::Kind::Lark,
                 3 => grammar::Kind::Composed,
+                4 => grammar::Kind::Gbnf,
                 other => return Err(Failure::new(Code::Internal, format!("no kind of grammar is {other}"))),
             };
             handle.compile(kind, utf8(text, "the grammar")?)

@@ -54,8 +54,8 @@ void read_structured_outputs(Fields& fields, std::optional<Structure>& structure
   }
   if (auto regex = inner.text("regex"))
     structure = Structure{{Kind::kRegex, std::move(*regex)}, prefix + "regex", {}};
-  if (auto lark = inner.text("grammar"))
-    structure = Structure{{Kind::kLark, std::move(*lark)}, prefix + "grammar", {}};
+  if (auto grammar = inner.text("grammar"))
+    structure = Structure{text::gbnf_or_lark(std::move(*grammar)), prefix + "grammar", {}};
   read_choices(inner, structure);
   if (inner.error())
     return fields.fail(inner.error()->kind, inner.error()->param, "is not of the type it must be");
@@ -78,8 +78,8 @@ void read_openai_structure(Fields& fields, std::optional<Structure>& structure) 
   keep(std::move(outputs));
   if (const Json* schema = fields.find("json_schema"))
     keep(of_schema(*schema, "json_schema", "/json_schema"));
-  if (auto lark = fields.text("grammar"); lark && !lark->empty())
-    keep(Structure{{Kind::kLark, std::move(*lark)}, "grammar", {}});
+  if (auto grammar = fields.text("grammar"); grammar && !grammar->empty())
+    keep(Structure{text::gbnf_or_lark(std::move(*grammar)), "grammar", {}});
   if (found.empty()) return;
   if (found.size() > 1)
     return fields.fail(ErrorKind::kInvalidRequest, found[1].param,

@@ -20,8 +20,8 @@ struct Structure {
   std::string pointer;  // Where in the request's body the schema stands (RFC 6901); empty: nowhere.
 };
 
-// OpenAI's response_format; llama.cpp's json_schema, and grammar, which is Lark here; vLLM's structured_outputs with
-// json, regex, choice or grammar.
+// OpenAI's response_format; llama.cpp's json_schema, and grammar, in GBNF or Lark; vLLM's structured_outputs with json,
+// regex, choice or grammar, likewise.
 void read_openai_structure(Fields& fields, std::optional<Structure>& structure);
 // A format: {"type": "json_schema", "schema"}. `param` names it: output_config.format.
 void read_anthropic_format(Fields& fields, const Json& format, const std::string& param,

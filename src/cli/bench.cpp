@@ -22,6 +22,7 @@ struct Flags {
   ModelFlags model;
   uint32_t prompt = 512;
   uint32_t generate = 128;
+  std::vector<uint32_t> streams = {1};
   uint32_t repetitions = 5;
   uint32_t depth = 0;
   bool json = false;
@@ -59,9 +60,65 @@ Result<double> measure(model::Model& model, Tokens& tokens, uint32_t count, uint
   return count / seconds_since(start);
 }
 
+// Counts U(n): how many more experts a pass over n tokens reads than a pass over one.
+class ExpertUnion {
+ public:
+  explicit ExpertUnion(model::Model& model) : model_(model), last_pass_(model.spec().layers.size()) {
+    model.observe_routing([this](uint32_t layer, uint32_t, std::span<const int32_t> chosen) {
+      std::vector<uint64_t>& last_pass = last_pass_[layer];
+      for (const int32_t id : chosen) {
+        const auto expert = static_cast<size_t>(id);
+        if (expert >= last_pass.size()) last_pass.resize(expert + 1);
+        distinct_ += last_pass[expert] != pass_;
+        last_pass[expert] = pass_;
+      }
+      chosen_ += chosen.size();
+    });
+  }
+  ExpertUnion(const ExpertUnion&) = delete;
+  ExpertUnion& operator=(const ExpertUnion&) = delete;
+  ~ExpertUnion() { model_.observe_routing({}); }
+
+  void begin_pass() { ++pass_; }
+  // Of passes over `tokens` each; 1 where there are no experts.
+  [[nodiscard]] double mean(uint32_t tokens) const {
+    return chosen_ == 0 ? 1.0 : static_cast<double>(distinct_) * tokens / static_cast<double>(chosen_);
+  }
+
+ private:
+  model::Model& model_;
+  std::vector<std::vector<uint64_t>> last_pass_;  // [layers, experts] that chose it.
+  uint64_t pass_ = 0;
+  uint64_t distinct_ = 0;
+  uint64_t chosen_ = 0;
+};
+
+// Tokens per second of `streams` sequences together, each of `count` tokens after `depth` positions, decoded side by
+// side: a pass takes one token of each.
+Result<double> measure_streams(model::Model& model, Tokens& tokens, uint32_t streams, uint32_t count,
+                               uint32_t depth, ExpertUnion& experts, std::vector<float>& logits) {
+  std::vector<std::unique_ptr<kv::Sequence>> sequences(streams);
+  for (auto& sequence : sequences) {
+    sequence = model.make_sequence(depth + count);
+    RETURN_IF_ERROR(sequence->fill(depth));
+  }
+  std::vector<TokenId> ids(streams);
+  std::vector<model::Chunk> chunks(streams);
+  for (uint32_t i = 0; i < streams; ++i) chunks[i] = {sequences[i].get(), {&ids[i], 1}, false};
+  const auto start = std::chrono::steady_clock::now();
+  for (uint32_t at = 0; at < count; ++at) {
+    for (TokenId& id : ids) id = tokens.next();
+    experts.begin_pass();
+    RETURN_IF_ERROR(model.forward(chunks, logits.data()));
+  }
+  return uint64_t{streams} * count / seconds_since(start);
+}
+
 struct Row {
   std::string test;
   std::vector<double> samples;
+  uint32_t streams = 1;       // Sequences that decode side by side.
+  double expert_union = 1.0;  // U(streams).
   uint64_t bytes_per_token = 0;
   uint64_t peak_anon_bytes = 0;  // So far.
   StreamCost cost;
@@ -81,6 +138,10 @@ void print(const Flags& flags, const std::vector<Row>& rows, double load_seconds
     for (const Row& row : rows) {
       Json item = {{"test", row.test}, {"tok_s", row.median()}, {"samples", row.samples}};
       if (row.bytes_per_token != 0) item["bytes_per_token"] = row.bytes_per_token;
+      if (row.streams > 1) {
+        item["streams"] = row.streams;
+        item["expert_union"] = row.expert_union;
+      }
       if (row.cost.streams) {
         item["hit_rate"] = row.cost.hit_rate();
         item["weight_bytes_read"] = row.cost.storage.bytes;
@@ -100,7 +161,9 @@ void print(const Flags& flags, const std::vector<Row>& rows, double load_seconds
   for (const Row& row : rows) {
     const auto [low, high] = std::minmax_element(row.samples.begin(), row.samples.end());
     std::printf("%-14s %8.2f tok/s  (%.2f - %.2f)", row.test.c_str(), row.median(), *low, *high);
-    if (row.bytes_per_token != 0)
+    if (row.streams > 1)
+      std::printf("  %.2f each  U = %.2f", row.median() / row.streams, row.expert_union);
+    else if (row.bytes_per_token != 0)
       std::printf("  %.3f GB/token  %.1f GB/s", static_cast<double>(row.bytes_per_token) / 1e9,
                   static_cast<double>(row.bytes_per_token) / 1e9 * row.median());
     if (row.cost.streams)
@@ -121,10 +184,15 @@ Status judge(const Flags& flags, uint64_t budget, engine::Engine& engine,
   model::Model& model = engine.model();
   std::vector<SpeedLimit::DecodeWork> works;
   works.reserve(rows.size());
-  for (const Row& row : rows)
+  for (const Row& row : rows) {
     works.push_back(SpeedLimit::decode_work(model, flags.depth + (flags.generate - 1) / 2.0,
                                             row.cost.hit_rate(),
                                             row.bytes_per_token != 0 ? routing : nullptr));
+    for (plan::PassWork* work : {&works.back().best, &works.back().own}) {
+      work->positions = work->gained_tokens = row.streams;
+      work->distinct_experts = row.expert_union;
+    }
+  }
   if (rows.empty()) return {};
   const double chunks = std::max(1.0, std::ceil(static_cast<double>(flags.prompt) / model.chunk_tokens()));
   const auto needed = static_cast<double>(rows.front().cost.cache.needed_bytes);
@@ -175,46 +243,80 @@ void add_plan(const Flags& flags, uint64_t budget, const SpeedLimit& limit,
   const auto expected = expect(path, options);
   if (!expected) std::fprintf(stderr, "no plan to compare with: %s\n", expected.error().message.c_str());
   for (Row& row : rows)
-    if (expected)
+    if (expected && row.streams == 1)
       row.expected_tok_s = row.bytes_per_token != 0 ? expected->decode_tok_s : expected->prompt_tok_s;
+}
+
+// The rows that the flags ask for, measured. `peak_bytes`: of this process's memory.
+Result<std::vector<Row>> measure_rows(const Flags& flags, engine::Engine& engine,
+                                      std::unique_ptr<weights::RoutingWindow>& routing,
+                                      uint64_t& peak_bytes) {
+  model::Model& model = engine.model();
+  Tokens tokens(model.spec().vocab);
+  std::vector<float> logits(uint64_t{model.spec().vocab} *
+                            *std::max_element(flags.streams.begin(), flags.streams.end()));
+  const std::string suffix = flags.depth != 0 ? "@" + std::to_string(flags.depth) : "";
+  std::vector<Row> rows;
+  rows.reserve(flags.streams.size() + 1);
+  // Repeats `once`, which measures a speed.
+  const auto add = [&](Row row, const auto& once) -> Status {
+    const StreamCost before = StreamCost::of(engine);
+    for (uint32_t i = 0; i < flags.repetitions; ++i) {
+      ASSIGN_OR_RETURN(const double speed, once());
+      row.samples.push_back(speed);
+    }
+    row.cost = StreamCost::of(engine).since(before);
+    row.peak_anon_bytes = peak_bytes = std::max(peak_bytes, platform::own_memory_bytes());
+    rows.push_back(std::move(row));
+    return {};
+  };
+  // One pass to warm up: scratch grows, pages are touched, the clock rises.
+  RETURN_IF_ERROR(
+      measure(model, tokens, std::min(64u, std::max(flags.prompt, 8u)), model.chunk_tokens(), 0, logits));
+  if (flags.prompt != 0) {
+    Row row;
+    row.test = "pp" + std::to_string(flags.prompt) + suffix;
+    RETURN_IF_ERROR(add(std::move(row), [&] {
+      return measure(model, tokens, flags.prompt, model.chunk_tokens(), flags.depth, logits);
+    }));
+  }
+  routing = watch_routing(engine);
+  for (const uint32_t streams : flags.generate != 0 ? flags.streams : std::vector<uint32_t>{}) {
+    Row row;
+    row.test = "tg" + std::to_string(flags.generate) + suffix;
+    row.bytes_per_token = model.active_bytes();
+    row.streams = streams;
+    if (streams == 1) {
+      RETURN_IF_ERROR(add(std::move(row),
+                          [&] { return measure(model, tokens, flags.generate, 1, flags.depth, logits); }));
+      continue;
+    }
+    row.test += "x" + std::to_string(streams);
+    ExpertUnion experts(model);
+    RETURN_IF_ERROR(add(std::move(row), [&] {
+      return measure_streams(model, tokens, streams, flags.generate, flags.depth, experts, logits);
+    }));
+    rows.back().expert_union = experts.mean(streams);
+  }
+  return rows;
 }
 
 Status run(const Flags& flags) {
   engine::EngineOptions options;
-  options.context_tokens = flags.depth + std::max(flags.prompt, flags.generate);
+  options.sequences = *std::max_element(flags.streams.begin(), flags.streams.end());
+  options.context_tokens = std::max(flags.depth + std::max(flags.prompt, flags.generate),
+                                    options.sequences * (flags.depth + flags.generate));
   SpeedLimit limit(flags.model.threads);
   ASSIGN_OR_RETURN(const uint64_t budget, flags.model.budget_bytes());
   RETURN_IF_ERROR(limit.probe(budget / 2));
   ASSIGN_OR_RETURN(auto engine, flags.model.open(options));
-  model::Model& model = engine->model();
-  const auto routing = watch_routing(*engine);
-  Tokens tokens(model.spec().vocab);
-  std::vector<float> logits(model.spec().vocab);
-  const std::string suffix = flags.depth != 0 ? "@" + std::to_string(flags.depth) : "";
-  std::vector<Row> rows;
+  std::unique_ptr<weights::RoutingWindow> routing;
   uint64_t peak_bytes = 0;
-  // One pass to warm up: scratch grows, pages are touched, the clock rises.
-  RETURN_IF_ERROR(
-      measure(model, tokens, std::min(64u, std::max(flags.prompt, 8u)), model.chunk_tokens(), 0, logits));
-  for (const auto& [name, count, piece] :
-       {std::tuple{"pp", flags.prompt, model.chunk_tokens()}, std::tuple{"tg", flags.generate, 1u}}) {
-    if (count == 0) continue;
-    Row row;
-    row.test = name + std::to_string(count) + suffix;
-    row.bytes_per_token = piece == 1 ? model.active_bytes() : 0;
-    const StreamCost before = StreamCost::of(*engine);
-    for (uint32_t i = 0; i < flags.repetitions; ++i) {
-      ASSIGN_OR_RETURN(const double speed, measure(model, tokens, count, piece, flags.depth, logits));
-      row.samples.push_back(speed);
-    }
-    row.cost = StreamCost::of(*engine).since(before);
-    row.peak_anon_bytes = peak_bytes = std::max(peak_bytes, platform::own_memory_bytes());
-    rows.push_back(std::move(row));
-  }
+  ASSIGN_OR_RETURN(std::vector<Row> rows, measure_rows(flags, *engine, routing, peak_bytes));
   RETURN_IF_ERROR(judge(flags, budget, *engine, routing.get(), limit, rows));
   RETURN_IF_ERROR(flags.model.finish(*engine));
   const double load_seconds = engine->load_seconds();
-  if (model.weight_cache() != nullptr) add_plan(flags, budget, limit, std::move(engine), rows);
+  if (engine->model().weight_cache() != nullptr) add_plan(flags, budget, limit, std::move(engine), rows);
   print(flags, rows, load_seconds, peak_bytes);
   return {};
 }
@@ -232,6 +334,12 @@ void add_bench(CLI::App& app, Action& action) {
   command->add_option("-n,--generate", flags->generate, "Generated tokens (0: skip)")
       ->capture_default_str()
       ->check(CLI::Range(0, 1 << 20));
+  command
+      ->add_option("--streams", flags->streams,
+                   "Answers that are generated side by side, as of so many clients, in turn: 1,4,8")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 256))
+      ->default_str("1");
   command->add_option("-r,--repetitions", flags->repetitions, "Repetitions; the median counts")
       ->capture_default_str()
       ->check(CLI::Range(1, 1000));

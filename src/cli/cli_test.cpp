@@ -163,6 +163,23 @@ TEST(Program, BenchReportsBothTests) {
   }
 }
 
+TEST(Program, BenchDecodesSeveralStreamsSideBySide) {
+  const Outcome outcome = run("bench -m " + oracle("mixtral") + " -p 0 -n 6 -r 2 --streams 1,3 --json");
+  EXPECT_EQ(outcome.code, 0) << outcome.output;
+  const auto rows = parse_json(outcome.output);
+  ASSERT_TRUE(rows) << rows.error().message;
+  ASSERT_EQ(rows->size(), 2u);
+  EXPECT_EQ(find_string((*rows)[0], "test").value_or(""), "tg6");
+  const Json& three = (*rows)[1];
+  EXPECT_EQ(find_string(three, "test").value_or(""), "tg6x3");
+  EXPECT_EQ(find_number(three, "streams").value_or(0), 3);
+  // Two of eight experts a token: three tokens read two to six.
+  EXPECT_GT(find_number(three, "expert_union").value_or(0), 1);
+  EXPECT_LE(find_number(three, "expert_union").value_or(0), 3);
+  EXPECT_GT(find_number(three, "limit_tok_s").value_or(0), 0);
+  EXPECT_EQ(run("bench -m " + oracle("mixtral") + " --streams 0").code, 2);
+}
+
 TEST(Program, DoctorMeasuresAndKeepsTheProfile) {
   const std::string cache = temporary("doctor");
   const std::string environment = "env XDG_CACHE_HOME=" + cache + " ";
@@ -274,6 +291,15 @@ TEST(Run, AnswersFitASchemaAnExpressionOrAGrammar) {
   std::ofstream(file) << "start: \"one\" | \"two\"\n";
   const std::string word = json_of(arguments + " --grammar " + file)["text"].get<std::string>();
   EXPECT_TRUE(word == "one" || word == "two") << word;
+  std::ofstream(file) << "# numbers\nroot ::= digits \" or \" digits\ndigits ::= [0-9]{2,3}\n";
+  const std::string digits = json_of(arguments + " --grammar " + file)["text"].get<std::string>();
+  EXPECT_NE(digits.find(" or "), std::string::npos) << digits;
+  EXPECT_EQ(digits.find_first_not_of("0123456789 or"), std::string::npos) << digits;
+  std::ofstream(file) << "root ::= \"a\" | b\n";
+  const Outcome undefined = run(arguments + " --grammar " + file);
+  EXPECT_NE(undefined.code, 0);
+  EXPECT_NE(undefined.output.find("line 1, column 16: rule \"b\" is not defined"), std::string::npos)
+      << undefined.output;
   std::filesystem::remove(file);
   const Outcome wrong = run(arguments + " --json-schema '{\"type\": \"strin\"}'");
   EXPECT_NE(wrong.code, 0);

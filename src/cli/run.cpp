@@ -39,8 +39,8 @@ Result<std::optional<text::GrammarText>> read_grammar(const Flags& flags) {
   using Kind = text::GrammarText::Kind;
   if (!flags.regex.empty()) return text::GrammarText{Kind::kRegex, flags.regex};
   if (!flags.grammar.empty()) {
-    ASSIGN_OR_RETURN(std::string lark, read_text(flags.grammar));
-    return text::GrammarText{Kind::kLark, std::move(lark)};
+    ASSIGN_OR_RETURN(std::string grammar, read_text(flags.grammar));
+    return text::gbnf_or_lark(std::move(grammar));
   }
   if (flags.json_schema.empty()) return std::nullopt;
   const size_t first = flags.json_schema.find_first_not_of(" \t\r\n");
@@ -324,8 +324,8 @@ void add_run(CLI::App& app, Action& action) {
                                             "The answer is JSON that fits this schema (text, or a file)");
   CLI::Option* regex =
       command->add_option("--regex", flags->regex, "The whole answer matches this regular expression");
-  CLI::Option* grammar =
-      command->add_option("--grammar", flags->grammar, "The answer fits the Lark grammar in this file");
+  CLI::Option* grammar = command->add_option("--grammar", flags->grammar,
+                                             "The answer fits the grammar in this file, GBNF or Lark");
   schema->excludes(regex)->excludes(grammar);
   regex->excludes(grammar);
   command->add_flag("--special", flags->special, "Take control tokens in the prompt for what they spell");

@@ -11,9 +11,9 @@ namespace mlxf::compute {
 namespace {
 
 // A chunk should take some 10-50 us: long against handing it out (0.1 us), short against a scheduler's time
-// slice. Decoding streams about 20 GB/s per core, so 256 KiB of weights; a batch multiplies the work per
+// slice. Decoding streams 10 to 40 GB/s per core, so 128 KiB of weights; a batch multiplies the work per
 // weight byte.
-constexpr uint64_t kChunkBytes = 256 << 10;
+constexpr uint64_t kChunkBytes = 128 << 10;
 constexpr uint32_t kChunkRowsAlign = 16;  // Panels of the int8 kernels start at multiples of their height.
 // Rows of a chunk for many tokens: from the first on, unpacking its weights is paid by them; up to the second, a kernel
 // reads the activations once for all its rows.

@@ -38,6 +38,12 @@ bool spin_until(std::chrono::nanoseconds limit, const Condition& condition) {
 
 constexpr uint32_t kClosed = 1u << 31;
 
+// The chunks that one worker begins with: [.., end), of which `next` is the next to hand out.
+struct alignas(64) Part {
+  std::atomic<uint32_t> next{0};  // Relaxed: gate orders the data.
+  uint32_t end = 0;
+};
+
 }  // namespace
 
 // The state of one parallel_for. `gate` counts the workers inside it and carries kClosed while there is none;
@@ -46,17 +52,24 @@ struct ThreadPool::Shared {
   alignas(64) std::atomic<uint32_t> epoch{
       0};  // Grows with each parallel_for; release: publishes what follows gate.
   alignas(64) std::atomic<uint32_t> gate{kClosed};  // Release on leaving pairs with the owner's acquire.
-  alignas(64) std::atomic<uint32_t> next{0};  // The next chunk to hand out; relaxed: gate orders the data.
-  const ChunkFn* fn = nullptr;  // Written while the gate is closed and empty, read by those inside.
-  uint32_t chunks = 0;
+  const ChunkFn* fn =
+      nullptr;  // This and the parts are written while the gate is closed and empty, read by those
+  std::vector<Part> parts;        // inside.
   std::atomic<bool> stop{false};  // Written before epoch's last increment.
   std::vector<std::thread> workers;
 
+  explicit Shared(uint32_t threads) : parts(threads) {}
+
+  // The worker's own part, then what is left of the others'.
   void work(uint32_t worker, const std::function<void()>& between = nullptr) {
-    const uint32_t count = chunks;
-    for (uint32_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-      (*fn)(chunk, worker);
-      if (between) between();
+    const auto count = static_cast<uint32_t>(parts.size());
+    for (uint32_t i = 0; i < count; ++i) {
+      Part& part = parts[(worker + i) % count];
+      if (part.next.load(std::memory_order_relaxed) >= part.end) continue;
+      for (uint32_t chunk; (chunk = part.next.fetch_add(1, std::memory_order_relaxed)) < part.end;) {
+        (*fn)(chunk, worker);
+        if (between) between();
+      }
     }
   }
 
@@ -86,7 +99,7 @@ struct ThreadPool::Shared {
   }
 };
 
-ThreadPool::ThreadPool(uint32_t threads) : threads_(threads), shared_(std::make_unique<Shared>()) {
+ThreadPool::ThreadPool(uint32_t threads) : threads_(threads), shared_(std::make_unique<Shared>(threads)) {
   CHECK(threads >= 1);
   for (uint32_t worker = 1; worker < threads; ++worker)
     shared_->workers.emplace_back([shared = shared_.get(), worker] { shared->run_worker(worker); });
@@ -110,8 +123,10 @@ void ThreadPool::parallel_for(uint32_t chunks, ChunkFn fn) {
   }
   Shared& s = *shared_;
   s.fn = &fn;
-  s.chunks = chunks;
-  s.next.store(0, std::memory_order_relaxed);
+  for (uint32_t i = 0; i < threads_; ++i) {
+    s.parts[i].next.store(static_cast<uint32_t>(uint64_t{chunks} * i / threads_), std::memory_order_relaxed);
+    s.parts[i].end = static_cast<uint32_t>(uint64_t{chunks} * (i + 1) / threads_);
+  }
   s.gate.store(0, std::memory_order_release);
   s.epoch.fetch_add(1, std::memory_order_release);
   s.epoch.notify_all();

@@ -1,10 +1,11 @@
 // ThreadPool: runs short chunks of work on a fixed set of threads, with barriers that cost microseconds.
 //
-// One owner thread calls parallel_for and works as worker 0; the others are created by the constructor and
-// joined by the destructor. Chunks are handed out one at a time from a shared counter, so a thread that loses
-// its core to another process delays only the chunk in its hands. A waiting thread spins for a few
-// microseconds and then sleeps in the kernel: a spinning waiter would keep the core that the delayed thread
-// could continue on. Not re-entrant: a chunk must not call parallel_for. Chunks never block.
+// One owner thread calls parallel_for and works as worker 0; the others are created by the constructor and joined by
+// the destructor. Each thread takes the chunks of a part of its own in ascending order, then one at a time what is left
+// of the others' parts: a thread that loses its core to another process delays only the chunk in its hands, and each
+// reads one ascending run of memory, which the hardware's prefetchers follow over the borders of chunks. A waiting
+// thread spins for a few microseconds and then sleeps in the kernel: a spinning waiter would keep the core that the
+// delayed thread could continue on. Not re-entrant: a chunk must not call parallel_for. Chunks never block.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,7 @@
 #include "decode/sampler.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -23,6 +24,30 @@ float gumbel(uint64_t seed, uint32_t position, TokenId token) {
 Status require(bool ok, const char* field, const char* range) {
   if (ok) return {};
   return fail(ErrorCode::kInvalidArgument, std::string(field) + " must be " + range);
+}
+
+// Visits the tokens that may come, in ascending order: those of `allowed`, or all where it is empty. A grammar mostly
+// leaves a few of many thousands or nearly all.
+template <typename Visit>
+void each_allowed(size_t count, std::span<const uint32_t> allowed, const Visit& visit) {
+  if (allowed.empty()) {
+    for (size_t i = 0; i < count; ++i) visit(i);
+    return;
+  }
+  const size_t words = std::min(allowed.size(), (count + 31) / 32);
+  for (size_t word = 0; word < words; ++word) {
+    const size_t first = word * 32;
+    uint32_t bits = allowed[word];
+    if (bits == ~uint32_t{0} && first + 32 <= count) {
+      for (size_t i = first; i < first + 32; ++i) visit(i);
+      continue;
+    }
+    for (; bits != 0; bits &= bits - 1) {
+      const size_t i = first + static_cast<size_t>(std::countr_zero(bits));
+      if (i >= count) return;
+      visit(i);
+    }
+  }
 }
 
 double log_sum_exp(std::span<const float> logits) {
@@ -70,12 +95,13 @@ void Sampler::observe_prompt(std::span<const TokenId> tokens, uint32_t answer_ma
   prompt_tokens_ = history_.size();
 }
 
-void Sampler::apply_bias_and_penalties(std::span<const float> logits) {
-  std::copy(logits.begin(), logits.end(), logits_.begin());
-  for (const auto& [token, bias] : params_.logit_bias) logits_[static_cast<size_t>(token)] += bias;
+std::span<const float> Sampler::biased_and_penalised(std::span<const float> logits) {
   const bool repeats = params_.repetition_penalty != 1.0f;
   const bool counts = params_.presence_penalty != 0.0f || params_.frequency_penalty != 0.0f;
-  if (!repeats && !counts) return;
+  if (params_.logit_bias.empty() && !repeats && !counts) return logits;
+  std::copy(logits.begin(), logits.end(), logits_.begin());
+  for (const auto& [token, bias] : params_.logit_bias) logits_[static_cast<size_t>(token)] += bias;
+  if (!repeats && !counts) return logits_;
   const size_t window =
       params_.repeat_last_n == 0 ? history_.size() : std::min<size_t>(params_.repeat_last_n, history_.size());
   const size_t first = history_.size() - window;
@@ -89,7 +115,7 @@ void Sampler::apply_bias_and_penalties(std::span<const float> logits) {
       logit = logit > 0.0f ? logit / params_.repetition_penalty : logit * params_.repetition_penalty;
     }
   }
-  if (!counts) return;
+  if (!counts) return logits_;
   seen_.assign(history_.begin() + static_cast<ptrdiff_t>(std::max(first, prompt_tokens_)), history_.end());
   std::sort(seen_.begin(), seen_.end());
   for (size_t i = 0, end = 0; i < seen_.size(); i = end) {
@@ -97,16 +123,7 @@ void Sampler::apply_bias_and_penalties(std::span<const float> logits) {
     logits_[static_cast<size_t>(seen_[i])] -=
         params_.presence_penalty + params_.frequency_penalty * static_cast<float>(end - i);
   }
-}
-
-void Sampler::keep_allowed(std::span<const uint32_t> allowed) {
-  for (size_t first = 0; first < logits_.size(); first += 32) {
-    const uint32_t word = first / 32 < allowed.size() ? allowed[first / 32] : 0;
-    if (word == ~uint32_t{0}) continue;
-    const size_t end = std::min(first + 32, logits_.size());
-    for (size_t i = first; i < end; ++i)
-      if ((word >> (i - first) & 1) == 0) logits_[i] = -std::numeric_limits<float>::infinity();
-  }
+  return logits_;
 }
 
 void Sampler::keep_top_k() {
@@ -185,22 +202,26 @@ TokenId Sampler::draw(uint32_t position) const {
 
 Result<TokenId> Sampler::sample(std::span<const float> logits, uint32_t position,
                                 std::span<const uint32_t> allowed) {
-  apply_bias_and_penalties(logits);
-  if (!allowed.empty()) keep_allowed(allowed);
-  const auto top = std::max_element(logits_.begin(), logits_.end(), [](float a, float b) {
-    return a < b || (std::isnan(a) && !std::isnan(b));
+  const std::span<const float> scores = biased_and_penalised(logits);
+  size_t top = scores.size();
+  float largest = -std::numeric_limits<float>::infinity();
+  each_allowed(scores.size(), allowed, [&](size_t i) {
+    if (!(scores[i] > largest)) return;  // Not a number is not larger either.
+    largest = scores[i];
+    top = i;
   });
-  if (!std::isfinite(*top))
+  if (!std::isfinite(largest))
     return fail(ErrorCode::kInternal, std::string("the model gave no usable logits ") +
                                           (allowed.empty() ? "" : "for the tokens that the grammar allows ") +
                                           "at position " + std::to_string(position));
-  if (params_.temperature == 0.0f) return static_cast<TokenId>(top - logits_.begin());
+  if (params_.temperature == 0.0f) return static_cast<TokenId>(top);
   const float scale = 1.0f / params_.temperature;
-  largest_ = *top * scale;
+  largest_ = largest * scale;
   candidates_.clear();
-  for (size_t i = 0; i < logits_.size(); ++i)
-    if (logits_[i] > -std::numeric_limits<float>::infinity())
-      candidates_.push_back({logits_[i] * scale, static_cast<TokenId>(i)});
+  each_allowed(scores.size(), allowed, [&](size_t i) {
+    if (scores[i] > -std::numeric_limits<float>::infinity())
+      candidates_.push_back({scores[i] * scale, static_cast<TokenId>(i)});
+  });
   if (params_.top_k != 0) keep_top_k();
   if (params_.typical_p < 1.0f) keep_typical();
   if (params_.top_p < 1.0f) keep_top_p();

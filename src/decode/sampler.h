@@ -65,8 +65,8 @@ class Sampler {
     TokenId id;
   };
   [[nodiscard]] static bool likelier(const Candidate& a, const Candidate& b);
-  void apply_bias_and_penalties(std::span<const float> logits);
-  void keep_allowed(std::span<const uint32_t> allowed);
+  // The logits themselves where nothing changes them.
+  [[nodiscard]] std::span<const float> biased_and_penalised(std::span<const float> logits);
   void keep_top_k();
   void keep_typical();
   void keep_top_p();

@@ -25,11 +25,15 @@ AnswerConstraint::AnswerConstraint(const Constraint& constraint, const text::Tok
   if (opens()) opening_token_ = tokenizer.find_token(constraint.opening);
   if (constraint.thinking.state == State::kMayOpen)
     open_token_ = tokenizer.find_token(constraint.thinking.open);
-  if (!open_token_ && phase_ == Phase::kFirst) phase_ = opens() ? Phase::kFree : Phase::kText;
+  if (!open_token_ && phase_ == Phase::kFirst) phase_ = behind_thinking();
+  close_ = constraint.thinking.close;
+  if (!constraint.thinking.then.empty()) then_token_ = tokenizer.find_token(constraint.thinking.then);
+  if (!then_token_) close_ += constraint.thinking.then;
+  if (!constraint.thinking.call_end.empty()) call_end_ = tokenizer.find_token(constraint.thinking.call_end);
 }
 
 bool AnswerConstraint::free() const {
-  if (!opens()) return false;
+  if (!opens() || phase_ == Phase::kHeader) return false;
   // With a part of a mark written, a token could end it and go on behind it.
   return tail_.empty() && (phase_ == Phase::kThinking || (phase_ != Phase::kText && opening_token_));
 }
@@ -42,9 +46,20 @@ void AnswerConstraint::enter(Phase phase) {
 }
 
 Result<std::span<const uint32_t>> AnswerConstraint::allowed(bool ends) {
-  if (phase_ == Phase::kThinking) return allowed_before(constraint_.thinking.close, false);
+  if (phase_ == Phase::kThinking) return allowed_thinking(ends);
+  if (phase_ == Phase::kHeader) {
+    std::fill(words_.begin(), words_.end(), 0);
+    set(words_, *then_token_);
+    return std::span<const uint32_t>(words_);
+  }
   if (opens() && phase_ != Phase::kText) return allowed_before(constraint_.opening, ends);
   return allowed_text(ends);
+}
+
+std::span<const uint32_t> AnswerConstraint::allowed_thinking(bool ends) {
+  const std::span<const uint32_t> allowed = allowed_before(close_, false);
+  if (ends && call_end_) set(words_, *call_end_);
+  return allowed;
 }
 
 Result<std::span<const uint32_t>> AnswerConstraint::allowed_text(bool ends) {
@@ -75,6 +90,7 @@ std::span<const uint32_t> AnswerConstraint::allowed_before(const std::string& ma
 // Whether the mark ends within the token and is followed there by what the grammar should see: anything, but for
 // blanks behind the thinking.
 bool AnswerConstraint::passes_mark(std::string_view token, const std::string& mark) const {
+  if (tail_.size() + token.size() <= mark.size()) return false;
   // A look at the mark's last character, with something behind it, is enough for nearly every token.
   const size_t last = token.find(mark.back());
   if (last == std::string_view::npos || last + 1 == token.size()) return false;
@@ -101,7 +117,11 @@ Status AnswerConstraint::accept(TokenId token) {
     return {};
   }
   if (phase_ == Phase::kThinking) {
-    if (reaches_mark(token, constraint_.thinking.close)) enter(opens() ? Phase::kFree : Phase::kText);
+    if (reaches_mark(token, close_)) enter(then_token_ ? Phase::kHeader : behind_thinking());
+    return {};
+  }
+  if (phase_ == Phase::kHeader) {
+    enter(behind_thinking());
     return {};
   }
   if (opens() && phase_ != Phase::kText) {

@@ -2,7 +2,8 @@
 //
 // A Constraint is part of a request, immutable and shared. An AnswerConstraint follows one answer; it belongs to its
 // Generation. Of a model that thinks aloud, the grammar begins behind the mark that closes the thinking; until then
-// the answer is free but cannot end, and the mark cannot come in one token with text of the answer. With an opening
+// the answer is free but cannot end, unless with a call, and the mark cannot come in one token with text of the answer.
+// What must follow the mark (the end of a channel's header) comes next and nothing else. With an opening
 // mark the answer is free but for what stands behind each such mark (not those in the thinking): that must fit the
 // grammar, until the grammar is complete.
 #pragma once
@@ -46,9 +47,11 @@ class AnswerConstraint {
   [[nodiscard]] bool must_end() const { return !opens() && matcher_ && matcher_->must_end(); }
 
  private:
-  enum class Phase : uint8_t { kFirst, kThinking, kFree, kText };
+  enum class Phase : uint8_t { kFirst, kThinking, kHeader, kFree, kText };
   [[nodiscard]] bool opens() const { return !constraint_.opening.empty(); }
   void enter(Phase phase);
+  [[nodiscard]] Phase behind_thinking() const { return opens() ? Phase::kFree : Phase::kText; }
+  [[nodiscard]] std::span<const uint32_t> allowed_thinking(bool ends);
   [[nodiscard]] Result<std::span<const uint32_t>> allowed_text(bool ends);
   // Before a mark that ends this phase.
   [[nodiscard]] std::span<const uint32_t> allowed_before(const std::string& mark, bool ends);
@@ -61,6 +64,9 @@ class AnswerConstraint {
   Phase phase_;
   std::optional<TokenId> open_token_;     // kFirst: begins the thinking.
   std::optional<TokenId> opening_token_;  // The opening mark, where it is one token.
+  std::optional<TokenId> then_token_;     // kHeader: what must come.
+  std::optional<TokenId> call_end_;       // kThinking: may end the generation.
+  std::string close_;                     // kThinking: the mark that ends it.
   // kThinking, kFree: the longest end of the answer that begins the mark; and that for which words_ was made.
   std::string tail_;
   std::optional<std::string> words_tail_;

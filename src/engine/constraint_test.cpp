@@ -427,6 +427,45 @@ std::vector<TokenId> with_end(const std::string& text) {
   return all;
 }
 
+// Answers in channels: a header's end must come behind its mark, as the token that it is or as text.
+TEST(AnswerConstraint, HoldsTheFinalChannelAlone) {
+  const TokenId token = tokenizer().find_token("A").value();
+  for (const std::string message : {"A", "<message>"}) {
+    text::Thinking channels = {text::Thinking::State::kOpen, {}, "<channel>final", message};
+    const auto says = [&](const text::Thinking& thinks, const std::string& before,
+                          const std::string& behind) {
+      std::vector<TokenId> all = encoded(before);
+      if (message == "A") {
+        all.push_back(token);
+      } else {
+        for (const TokenId one : encoded(message)) all.push_back(one);
+      }
+      for (const TokenId one : with_end(behind)) all.push_back(one);
+      return say(request(constraint(Kind::kRegex, "yes|no", thinks), 1, 100), all);
+    };
+    const std::string analysis = "<channel>analysis: {\"x\"} <final> <end>";
+    Answer made = says(channels, analysis + "<channel>final", "no");
+    EXPECT_EQ(made.text, analysis + "<channel>final" + message + "no");
+    EXPECT_EQ(made.finish, FinishReason::kStop);
+    // What does not fit does not come, nor anything between the mark and the text.
+    made = says(channels, "<channel>final", "maybe");
+    EXPECT_TRUE(made.text == "<channel>final" + message + "yes" ||
+                made.text == "<channel>final" + message + "no")
+        << made.text;
+    if (message == "A") {
+      made = says(channels, "<channel>final or else", "no");
+      EXPECT_TRUE(made.text == "<channel>finalAyes" || made.text == "<channel>finalAno") << made.text;
+    }
+  }
+  // Only the token that ends a call may end the answer before.
+  text::Thinking calls = {text::Thinking::State::kOpen, {}, "<channel>final", "A"};
+  EXPECT_NE(say(request(constraint(Kind::kRegex, "yes|no", calls), 1, 20), with_end("call")).text, "call");
+  calls.call_end = std::string(tokenizer().token_bytes(tokenizer().end_of_generation().front()));
+  const Answer called = say(request(constraint(Kind::kRegex, "yes|no", calls), 1, 20), with_end("call"));
+  EXPECT_EQ(called.text, "call");
+  EXPECT_EQ(called.finish, FinishReason::kStop);
+}
+
 TEST(AnswerConstraint, HoldsWhatFollowsAnOpeningMarkAndNothingElse) {
   const auto opening = [](const std::string& mark, const text::Thinking& thinks = {}) {
     const auto compiled = compiler().compile({Kind::kRegex, "(yes|no)!"});

@@ -229,6 +229,38 @@ TEST_P(IsaTest, Int8ProductsHaveTheBitsOfTheReferenceForEverySizeOfTileAndTail) 
       }
 }
 
+TEST_P(IsaTest, GroupsWithScalesOfAnyTypeHaveTheBitsOfTheReference) {
+  std::mt19937 random(13);
+  const auto format = static_cast<uint32_t>(WeightFormat::kMlxAffine);
+  for (const Format& f : integer_formats()) {
+    if (f.format != WeightFormat::kMlxAffine) continue;
+    for (const DType type : {DType::kF16, DType::kF32})
+      for (const uint32_t groups : {1u, 3u, 9u}) {
+        Weights w(f, 7, groups * f.group, random);
+        const uint32_t bytes = type == DType::kF32 ? 4 : 2;
+        w.view.scale_type = type;
+        w.view.scale_row_bytes = uint64_t{groups} * bytes;
+        for (std::vector<uint8_t>* values : {&w.scales, &w.biases}) {
+          values->resize(7 * w.view.scale_row_bytes);
+          for (size_t i = 0; i < values->size(); i += bytes) {
+            const float value = static_cast<float>(static_cast<int>(random() % 1000) - 500) / 3000.0f;
+            const uint16_t half = f16_from_f32(value);
+            std::memcpy(values->data() + i, bytes == 4 ? static_cast<const void*>(&value) : &half, bytes);
+          }
+        }
+        w.view.scales = w.scales.data();
+        w.view.biases = w.biases.data();
+        for (const uint32_t tokens : {1u, 3u}) {
+          const Activations x(*table_, w.view, tokens, random);
+          ASSERT_EQ(multiply(table_->matmul_i8[format], w.view, 0, 7, x.view),
+                    multiply(reference_kernels().matmul_i8[format], w.view, 0, 7, x.view))
+              << "bits " << int{f.bits} << " group " << f.group << " groups " << groups << " tokens "
+              << tokens;
+        }
+      }
+  }
+}
+
 // Rows of gate and up may take turns: each matrix is every second row of what is stored.
 TEST_P(IsaTest, EverySecondRowGivesEverySecondProduct) {
   std::mt19937 random(9);
@@ -269,6 +301,31 @@ TEST_P(IsaTest, Int8ProductsOfExtremeCodesHaveTheBitsOfTheReference) {
               << " sign " << sign << " tokens " << tokens;
         }
     }
+}
+
+// E8M0 has every exponent and a NaN, which reaches the product of its row alone.
+TEST_P(IsaTest, EveryExponentOfMxfp4IsThatOfTheReference) {
+  std::mt19937 random(12);
+  for (const Format& f :
+       {Format{WeightFormat::kMXFP4, 0, 0, 17, 32}, {WeightFormat::kMlxMxfp4, 4, 32, 16, 32}}) {
+    Weights w(f, 256, 160, random);  // Row r has exponent r in one of its blocks.
+    for (uint32_t r = 0; r < 256; ++r) {
+      if (f.group == 0) w.data[1 + r * w.view.row_bytes + r % 5 * 17] = static_cast<uint8_t>(r);
+      if (f.group != 0) w.scales[r * w.view.scale_row_bytes + r % 5] = static_cast<uint8_t>(r);
+    }
+    const auto format = static_cast<uint32_t>(f.format);
+    for (const uint32_t tokens : {1u, 2u, 7u}) {
+      const Activations x(*table_, w.view, tokens, random);
+      const std::vector<float> got = multiply(table_->matmul_i8[format], w.view, 0, 256, x.view);
+      const std::vector<float> expected =
+          multiply(reference_kernels().matmul_i8[format], w.view, 0, 256, x.view);
+      for (size_t i = 0; i < got.size(); ++i) {
+        ASSERT_EQ(std::isnan(expected[i]), i % 259 == 255);
+        ASSERT_TRUE(got[i] == expected[i] || (std::isnan(got[i]) && std::isnan(expected[i])))
+            << "format " << format << " row " << i % 259 << " tokens " << tokens;
+      }
+    }
+  }
 }
 
 TEST_P(IsaTest, F32ProductsAreWithinRoundingAndIndependentOfTheBatch) {

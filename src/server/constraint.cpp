@@ -59,13 +59,10 @@ Made make_constraint(const api::Call& call, const ServedModel& model, const Prom
     return compiled(*grammar, model, "tools", text::thinking_of(model.answers, prompt.end));
   }
   if (call.structure) {
-    // Its answers are messages in channels, of which a grammar knows nothing.
-    if (prompt.chat && model.answers.calls == text::CallStyle::kHarmony)
-      return tl::unexpected<ApiError>(
-          {ErrorKind::kUnsupported,
-           call.structure->param + " is not supported for a model that answers in channels",
-           call.structure->param});
-    return compiled(call.structure->grammar, model, call.structure->param, prompt.thinking);
+    text::Thinking thinking = prompt.thinking;
+    // A grammar is of the final channel: calls stand in others.
+    if (calls && model.answers.calls == text::CallStyle::kHarmony) thinking.call_end = "<|call|>";
+    return compiled(call.structure->grammar, model, call.structure->param, std::move(thinking));
   }
   if (!calls || (call.strict_tools.empty() && call.callable.empty())) return nullptr;
   const auto opened = text::opened_calls(model.answers, callable_tools(call), *model.tokenizer);

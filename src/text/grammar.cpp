@@ -2,6 +2,7 @@
 
 #include "base/json.h"
 #include "text/bridge.h"
+#include "text/gbnf.h"
 
 namespace mlxf::text {
 
@@ -19,6 +20,12 @@ struct GrammarMatcher::State {
   bool must_end = false;
 };
 
+GrammarText gbnf_or_lark(std::string text) {
+  using Kind = GrammarText::Kind;
+  const Kind kind = is_gbnf(text) ? Kind::kGbnf : Kind::kLark;
+  return {kind, std::move(text)};
+}
+
 GrammarText any_json_object() { return {GrammarText::Kind::kJsonSchema, R"({"type":"object"})"}; }
 
 GrammarText one_of(std::span<const std::string> choices) {
@@ -29,6 +36,26 @@ GrammarText one_of(std::span<const std::string> choices) {
   }
   return {GrammarText::Kind::kLark, std::move(lark)};
 }
+
+namespace {
+
+int32_t bridge_kind(GrammarText::Kind kind) {
+  switch (kind) {
+    case GrammarText::Kind::kJsonSchema:
+      return MLXF_GRAMMAR_JSON_SCHEMA;
+    case GrammarText::Kind::kRegex:
+      return MLXF_GRAMMAR_REGEX;
+    case GrammarText::Kind::kLark:
+      return MLXF_GRAMMAR_LARK;
+    case GrammarText::Kind::kGbnf:
+      return MLXF_GRAMMAR_GBNF;
+    case GrammarText::Kind::kComposed:
+      return MLXF_GRAMMAR_COMPOSED;
+  }
+  return MLXF_GRAMMAR_LARK;
+}
+
+}  // namespace
 
 GrammarMatcher::GrammarMatcher(std::unique_ptr<State> state) : state_(std::move(state)) {}
 GrammarMatcher::GrammarMatcher(GrammarMatcher&&) noexcept = default;
@@ -84,14 +111,17 @@ Result<GrammarCompiler> GrammarCompiler::create(const Tokenizer& tokenizer) {
 }
 
 Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
-  int32_t kind = MLXF_GRAMMAR_JSON_SCHEMA;
-  if (grammar.kind == GrammarText::Kind::kRegex) kind = MLXF_GRAMMAR_REGEX;
-  if (grammar.kind == GrammarText::Kind::kLark) kind = MLXF_GRAMMAR_LARK;
-  if (grammar.kind == GrammarText::Kind::kComposed) kind = MLXF_GRAMMAR_COMPOSED;
+  std::string made;
+  if (grammar.kind == GrammarText::Kind::kGbnf) {
+    auto lark = gbnf_to_lark(grammar.text);
+    if (!lark) return tl::unexpected<Error>(lark.error().within("the GBNF grammar cannot be used"));
+    made = std::move(*lark);
+  }
+  const std::string& text = grammar.kind == GrammarText::Kind::kGbnf ? made : grammar.text;
   mlxf_grammar* handle = nullptr;
   BridgeBytes error;
-  const int32_t code = mlxf_grammar_compile(shared_->handle.get(), kind, as_bytes(grammar.text),
-                                            grammar.text.size(), &handle, error.out());
+  const int32_t code = mlxf_grammar_compile(shared_->handle.get(), bridge_kind(grammar.kind), as_bytes(text),
+                                            text.size(), &handle, error.out());
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   auto compiled = std::make_shared<Grammar::Compiled>();
   compiled->handle.reset(handle);

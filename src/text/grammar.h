@@ -1,4 +1,5 @@
-// Grammar: what an answer may be: a JSON schema, a regular expression or a Lark grammar, matched token by token.
+// Grammar: what an answer may be: a JSON schema, a regular expression, or a grammar in Lark or GBNF, matched token by
+// token.
 //
 // A GrammarCompiler holds what all grammars of one tokenizer share, a trie of its tokens, and compiles. A Grammar is
 // immutable and thread-safe; each answer gets its own GrammarMatcher, which one thread uses. The work is done by the
@@ -27,12 +28,15 @@ struct GrammarText {
     kJsonSchema,
     kRegex,  // Of the whole answer, in the syntax of Rust's regex crate.
     kLark,   // https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+    kGbnf,   // text/gbnf.h
     kComposed,  // Of this program's own making: Lark with schemas and special tokens, see bridge/include/mlxf_bridge.h.
   };
   Kind kind = Kind::kJsonSchema;
   std::string text;
 };
 
+// A grammar of either language: GBNF where it is written as that, else Lark.
+[[nodiscard]] GrammarText gbnf_or_lark(std::string text);
 // Any JSON object.
 [[nodiscard]] GrammarText any_json_object();
 // One of the texts.
@@ -75,7 +79,7 @@ class GrammarCompiler {
  public:
   // Takes a fraction of a second and some tens of megabytes for a large vocabulary.
   [[nodiscard]] static Result<GrammarCompiler> create(const Tokenizer& tokenizer);
-  // kInvalidArgument naming what is wrong, and for a schema where.
+  // kInvalidArgument naming what is wrong, and for schemas and GBNF where.
   [[nodiscard]] Result<Grammar> compile(const GrammarText& grammar) const;
 
   struct Shared;  // Internal.

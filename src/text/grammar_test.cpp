@@ -253,6 +253,12 @@ TEST(Thinking, FollowsFromTheTemplateAndThePromptsEnd) {
   EXPECT_EQ(thinking_after(thinks, "<|assistant|><think>\n\n</think>\n\n").state, State::kNone);
   EXPECT_EQ(thinking_after("[THINK] [/THINK]", "x[THINK]").close, "[/THINK]");
   EXPECT_EQ(thinking_after(thinks, "").state, State::kMayOpen);
+  const std::string channels = "<|start|><|channel|>analysis<|message|>";
+  EXPECT_EQ(thinking_after(channels, "<|start|>assistant").close, "<|channel|>final");
+  EXPECT_EQ(thinking_after(channels, "").state, State::kOpen);
+  EXPECT_EQ(thinking_after(channels, "<|channel|>final<|message|>Hi<|end|><|start|>assistant").state,
+            State::kOpen);
+  EXPECT_EQ(thinking_after(channels, "<|start|>assistant<|channel|>final<|message|>").state, State::kNone);
 }
 
 }  // namespace

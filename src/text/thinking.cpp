@@ -1,5 +1,6 @@
 #include "text/thinking.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -14,9 +15,17 @@ constexpr std::array<Marks, 5> kMarks = {{{"<think>", "</think>"},
                                           {"<seed:think>", "</seed:think>"},
                                           {"[THINK]", "[/THINK]"}}};
 
+// The message that is to be written goes on from behind the last <|start|>.
+Thinking until_final(std::string_view prompt) {
+  const std::string_view message = prompt.substr(std::min(prompt.rfind("<|start|>"), prompt.size()));
+  if (message.find("<|channel|>final<|message|>") != std::string_view::npos) return {};
+  return {Thinking::State::kOpen, {}, "<|channel|>final", "<|message|>"};
+}
+
 }  // namespace
 
 Thinking thinking_after(std::string_view template_source, std::string_view prompt) {
+  if (detect_answer_format(template_source).calls == CallStyle::kHarmony) return until_final(prompt);
   const size_t last = prompt.find_last_not_of(" \t\r\n");
   const std::string_view shown = prompt.substr(0, last == std::string_view::npos ? 0 : last + 1);
   for (const auto& [open, close] : kMarks) {

@@ -2,6 +2,7 @@
 //
 // Chat templates of such models speak of a pair of marks, as <think> and </think>. Either the template opens the
 // thinking itself at the end of the prompt, or it leaves that to the model, or it closes it at once to switch it off.
+// In harmony an answer is messages in channels, of which the one in `final` is its text: all before it is thinking.
 #pragma once
 
 #include <cstdint>
@@ -20,6 +21,8 @@ struct Thinking {
   };
   State state = State::kNone;
   std::string open = {}, close = {};
+  std::string then = {};      // What follows `close` before the text.
+  std::string call_end = {};  // A token that may end the answer in the thinking, with a call.
 };
 
 // Of the answer to `prompt`, which a template with this source rendered, its generation prompt included.

@@ -114,8 +114,9 @@ def write_safetensors(path, tensors):
     path.write_bytes(struct.pack("<Q", len(head)) + head + data)
 
 
-def write_model(folder, turns, plain="All is well."):
-    """Writes the model. `turns[i]` is its answer after `i` results of tools; `plain` where it is given no tools."""
+def write_model(folder, turns, plain="All is well.", template=TEMPLATE):
+    """Writes the model. `turns[i]` is its answer after `i` results of tools; `plain` where it is given no tools. An
+    answer may be a list: of its pieces."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = json.loads((ROOT / "models/classics-moe-4bit/tokenizer.json").read_text())
@@ -128,7 +129,7 @@ def write_model(folder, turns, plain="All is well."):
         tokenizer["added_tokens"].append({"id": token, "content": f"<|turn {turn}|>", "single_word": False,
                                           "lstrip": False, "rstrip": False, "normalized": False, "special": True})
         ids[token] = len(ids)
-        for piece in pieces(text, taken):
+        for piece in text if isinstance(text, list) else pieces(text, taken):
             spelling = "".join(spelled[byte] for byte in piece.encode())
             token = vocabulary.setdefault(spelling, len(vocabulary))
             assert token not in ids, f"the piece {piece!r} comes twice"
@@ -155,7 +156,7 @@ def write_model(folder, turns, plain="All is well."):
                         "eos_token_id": vocabulary["<|im_end|>"], "vocab_size": rows, "torch_dtype": "bfloat16"},
         "generation_config.json": {"eos_token_id": vocabulary["<|im_end|>"], "do_sample": True, "temperature": 1.0},
         "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|im_end|>",
-                                  "chat_template": TEMPLATE.lstrip("\n").rstrip("\n")},
+                                  "chat_template": template.lstrip("\n").rstrip("\n")},
         "tokenizer.json": tokenizer}
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content))

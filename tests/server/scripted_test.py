@@ -17,12 +17,13 @@ PATCH = '*** Begin Patch\n*** Add File: "a".txt\n+Grüße\n*** End Patch'
 
 class Scripted(unittest.TestCase):
     turns = []
+    more = {}
 
     @classmethod
     def setUpClass(cls):
         cls.folder = tempfile.TemporaryDirectory()
         model = pathlib.Path(cls.folder.name) / "scripted"
-        write_model(model, cls.turns)
+        write_model(model, cls.turns, **cls.more)
         cls.server = Server("--preload", "--max-context", "32768", template=False, model=model)
 
     @classmethod
@@ -96,6 +97,40 @@ class Messages(Scripted):
                                            {"model": "local", "messages": messages, "tools": self.TOOLS})
         self.assertEqual(status, 200, counted)
         self.assertGreater(counted["input_tokens"], 100)
+
+
+class Channels(Scripted):
+    """A model that answers in channels, as gpt-oss does: what an answer must be holds for the final one."""
+
+    ANALYSIS = 'Is it {so} or "not"?'
+    more = {"plain": ["<|channel|>", "analysis<|message|>", ANALYSIS[:9], ANALYSIS[9:], "<|end|>", "<|start|>assist",
+                      "ant<|channel|>fi", "nal", "<|message|>", '{"so":', " true}"],
+            "template": "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}"
+                        "{% if tools %}{{ tools | tojson }}{% endif %}"
+                        "{% if add_generation_prompt %}<|start|>assistant<|turn plain|>{% endif %}"
+                        "{# <|channel|> #}"}
+
+    def ask(self, **more):
+        status, reply = self.server.json("POST", "/v1/chat/completions", {
+            "model": "local", "messages": [{"role": "user", "content": "Is it so?"}], "max_tokens": 200, **more})
+        self.assertEqual(status, 200, reply)
+        message = reply["choices"][0]["message"]
+        self.assertEqual(message["reasoning_content"], self.ANALYSIS)
+        self.assertEqual(reply["choices"][0]["finish_reason"], "stop")
+        return message["content"]
+
+    def test_a_form_is_that_of_the_final_channel(self):
+        boolean = {"type": "object", "properties": {"so": {"type": "boolean"}}, "required": ["so"],
+                   "additionalProperties": False}
+        self.assertEqual(json.loads(self.ask()), {"so": True})
+        for form in ({"response_format": {"type": "json_object"}},
+                     {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": boolean}}},
+                     {"grammar": 'root ::= "{\\"so\\":" " "* ("true" | "false") "}"'}):
+            self.assertEqual(json.loads(self.ask(**form)), {"so": True}, form)
+        # What the model would say in place of it does not come.
+        for form in ({"grammar": 'root ::= "maybe"'}, {"grammar": 'start: "maybe"'},
+                     {"structured_outputs": {"regex": "maybe"}}):
+            self.assertEqual(self.ask(**form), "maybe", form)
 
 
 class Responses(Scripted):

@@ -15,19 +15,38 @@ namespace mlxf::kernels::avx512 {
 void matmul_panels(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                    float* y, uint64_t y_stride, void* scratch);
 
-// y = W x for one token, on the stored layout.
-void gemv_q4_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+// y = W x for one token, on the stored layout: the formats that AVX2's products read slower than memory delivers.
+void gemv_q4_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                void* scratch);
-void gemv_q6_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+void gemv_q4_1(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                void* scratch);
-void gemv_q8_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+void gemv_q5_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                void* scratch);
-void gemv_i8_row(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+void gemv_q5_1(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+               void* scratch);
+void gemv_iq4_nl(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                  void* scratch);
-void gemv_mlx4(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+void gemv_mxfp4(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+                void* scratch);
+void gemv_mlx_mxfp4(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                    float* y, void* scratch);
+void gemv_q2_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                void* scratch);
-void gemv_mlx8(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+void gemv_q3_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                void* scratch);
+void gemv_q5_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+               void* scratch);
+void gemv_iq4_xs(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+                 void* scratch);
+void gemv_mlx_packed(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                     float* y, void* scratch);
+
+// y = W x for few tokens, on the stored layout.
+inline constexpr uint32_t kFewTokens = 8;
+void multiply_few_q4_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride);
+void multiply_few_q6_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride);
 
 // Reads x.f32.
 void matmul_f32_f32(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
@@ -41,6 +60,8 @@ void matmul_f32_decoded(const MatrixView& w, uint32_t row_begin, uint32_t row_en
                         float* y, uint64_t y_stride, void* scratch);
 
 void attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count, void* scratch);
+void latent_attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count,
+                      void* scratch);
 void delta_rule(const DeltaRuleArgs& args);
 
 }  // namespace mlxf::kernels::avx512

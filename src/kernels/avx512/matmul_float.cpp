@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/avx512/avx512.h"
+#include "kernels/isa_tables.h"
 
 namespace mlxf::kernels::avx512 {
 namespace {
@@ -58,7 +59,7 @@ inline __attribute__((always_inline)) void step(const uint8_t* const* rows, cons
   for (uint32_t r = 0; r < R; ++r) {
     const __m512 w = Type::load(rows[r], k, mask);
     if constexpr (T == 1)
-      _mm_prefetch(reinterpret_cast<const char*>(rows[r] + ahead + uint64_t{k} * Type::kBytes), _MM_HINT_T1);
+      _mm_prefetch(reinterpret_cast<const char*>(rows[r] + ahead + uint64_t{k} * Type::kBytes), _MM_HINT_T0);
 #pragma GCC unroll 6
     for (uint32_t t = 0; t < T; ++t) sum[r][t] = _mm512_fmadd_ps(w, v[t], sum[r][t]);
   }
@@ -157,7 +158,7 @@ void matmul_f32_bf16(const MatrixView& w, uint32_t row_begin, uint32_t row_end, 
 
 void matmul_f32_decoded(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                         float* y, uint64_t y_stride, void* scratch) {
-  const DecodeFn decode = reference_kernels().decode[static_cast<uint32_t>(w.format)];
+  const DecodeFn decode = avx2_table()->decode[static_cast<uint32_t>(w.format)];
   auto* values = static_cast<float*>(scratch);
   const uint64_t fit = kMatmulScratchBytes / (uint64_t{w.cols} * sizeof(float));
   const uint32_t group = fit < kGroupRows ? static_cast<uint32_t>(fit) : kGroupRows;

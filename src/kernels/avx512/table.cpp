@@ -24,7 +24,7 @@ void matmul_i8(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const 
   }
 }
 
-// The same for formats whose one token is faster on AVX2's stored-layout kernels than on panels.
+// The same for formats that AVX2's products of one token read as fast as memory delivers.
 template <WeightFormat FORMAT>
 void matmul_i8_several(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                        float* y, uint64_t y_stride, void* scratch) {
@@ -32,15 +32,12 @@ void matmul_i8_several(const MatrixView& w, uint32_t row_begin, uint32_t row_end
   kernel(w, row_begin, row_end, x, y, y_stride, scratch);
 }
 
-void matmul_i8_mlx(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+// Few tokens on the stored layout.
+template <auto FEW>
+void matmul_i8_few(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                    float* y, uint64_t y_stride, void* scratch) {
-  if (x.tokens == 1 && w.bits == 4) {
-    gemv_mlx4(w, row_begin, row_end, x, y, scratch);
-  } else if (x.tokens == 1 && w.bits == 8) {
-    gemv_mlx8(w, row_begin, row_end, x, y, scratch);
-  } else {
-    matmul_panels(w, row_begin, row_end, x, y, y_stride, scratch);
-  }
+  if (x.tokens <= kFewTokens) return FEW(w, row_begin, row_end, x, y, y_stride);
+  matmul_panels(w, row_begin, row_end, x, y, y_stride, scratch);
 }
 
 constexpr KernelTable make_table() {
@@ -51,24 +48,25 @@ constexpr KernelTable make_table() {
   t.matmul_f32[at(WeightFormat::kF16)] = matmul_f32_f16;
   t.matmul_f32[at(WeightFormat::kBF16)] = matmul_f32_bf16;
 
-  t.matmul_i8[at(WeightFormat::kQ4_K)] = matmul_i8<gemv_q4_k>;
-  t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8<gemv_q6_k>;
-  t.matmul_i8[at(WeightFormat::kQ8_0)] = matmul_i8<gemv_q8_0>;
-  t.matmul_i8[at(WeightFormat::kI8Row)] = matmul_i8<gemv_i8_row>;
-  t.matmul_i8[at(WeightFormat::kMlxAffine)] = matmul_i8_mlx;
-  t.matmul_i8[at(WeightFormat::kMlxMxfp4)] = matmul_panels;
-  t.matmul_i8[at(WeightFormat::kMXFP4)] = matmul_panels;
-  t.matmul_i8[at(WeightFormat::kQ4_0)] = matmul_i8_several<WeightFormat::kQ4_0>;
-  t.matmul_i8[at(WeightFormat::kQ4_1)] = matmul_i8_several<WeightFormat::kQ4_1>;
-  t.matmul_i8[at(WeightFormat::kQ5_0)] = matmul_i8_several<WeightFormat::kQ5_0>;
-  t.matmul_i8[at(WeightFormat::kQ5_1)] = matmul_i8_several<WeightFormat::kQ5_1>;
-  t.matmul_i8[at(WeightFormat::kQ2_K)] = matmul_i8_several<WeightFormat::kQ2_K>;
-  t.matmul_i8[at(WeightFormat::kQ3_K)] = matmul_i8_several<WeightFormat::kQ3_K>;
-  t.matmul_i8[at(WeightFormat::kQ5_K)] = matmul_i8_several<WeightFormat::kQ5_K>;
-  t.matmul_i8[at(WeightFormat::kIQ4_NL)] = matmul_i8_several<WeightFormat::kIQ4_NL>;
-  t.matmul_i8[at(WeightFormat::kIQ4_XS)] = matmul_i8_several<WeightFormat::kIQ4_XS>;
+  t.matmul_i8[at(WeightFormat::kQ4_0)] = matmul_i8<gemv_q4_0>;
+  t.matmul_i8[at(WeightFormat::kQ4_1)] = matmul_i8<gemv_q4_1>;
+  t.matmul_i8[at(WeightFormat::kQ5_0)] = matmul_i8<gemv_q5_0>;
+  t.matmul_i8[at(WeightFormat::kQ5_1)] = matmul_i8<gemv_q5_1>;
+  t.matmul_i8[at(WeightFormat::kQ8_0)] = matmul_i8_several<WeightFormat::kQ8_0>;
+  t.matmul_i8[at(WeightFormat::kQ2_K)] = matmul_i8<gemv_q2_k>;
+  t.matmul_i8[at(WeightFormat::kQ3_K)] = matmul_i8<gemv_q3_k>;
+  t.matmul_i8[at(WeightFormat::kQ4_K)] = matmul_i8_few<multiply_few_q4_k>;
+  t.matmul_i8[at(WeightFormat::kQ5_K)] = matmul_i8<gemv_q5_k>;
+  t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8_few<multiply_few_q6_k>;
+  t.matmul_i8[at(WeightFormat::kIQ4_NL)] = matmul_i8<gemv_iq4_nl>;
+  t.matmul_i8[at(WeightFormat::kIQ4_XS)] = matmul_i8<gemv_iq4_xs>;
+  t.matmul_i8[at(WeightFormat::kMXFP4)] = matmul_i8<gemv_mxfp4>;
+  t.matmul_i8[at(WeightFormat::kMlxAffine)] = matmul_i8<gemv_mlx_packed>;
+  t.matmul_i8[at(WeightFormat::kMlxMxfp4)] = matmul_i8<gemv_mlx_mxfp4>;
+  t.matmul_i8[at(WeightFormat::kI8Row)] = matmul_i8_several<WeightFormat::kI8Row>;
 
   t.attention = attention;
+  t.latent_attention = latent_attention;
   t.delta_rule = delta_rule;
   return t;
 }

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/avx512/avx512.h"
+#include "kernels/avx512/codebooks.h"
 #include "kernels/avx512/columns.h"
 #include "kernels/avx512/k_head.h"
 #include "kernels/avx512/panel.h"
@@ -198,17 +199,6 @@ void unpack_q3_k(const MatrixView& w, uint32_t row, uint32_t count, uint32_t col
   }
 }
 
-// Codes by nibble.
-constexpr int8_t kIdentity[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-// The values of e2m1 doubled, plus 12.
-constexpr int8_t kE2m1[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
-// The codebook of IQ4_NL and IQ4_XS, plus 128.
-constexpr uint8_t kIq4[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
-
-__m512i load_table(const void* table) {
-  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(table)));
-}
-
 // 16 bytes whose low nibbles are elements 0 .. 15 and whose high ones 16 .. 31.
 void unpack_nibbles32(const Rows& rows, uint64_t offset, __m512i table, uint32_t k, const Panel& panel) {
   __m512i v[4];
@@ -293,27 +283,13 @@ void unpack_iq4_nl(const MatrixView& w, uint32_t row, uint32_t rows, uint32_t co
   unpack_blocks32<18, false, false>(w, row, rows, col, cols, kIq4, panel);
 }
 
-// Half of the power of two that an E8M0 byte of each row names: 2^(byte - 128).
-__m512 load_half_e8m0(const Rows& rows, uint64_t offset) {
-  alignas(16) uint8_t exponents[kPanelRows];
-  for (uint32_t r = 0; r < kPanelRows; ++r) exponents[r] = rows.at[r][offset];
-  const __m512i e = _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(exponents)));
-  // Exponents below 2 are denormal: 2^-127 and 2^-128. 255 is NaN.
-  const __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
-  const __m512i denormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x00200000), e);
-  const __mmask16 small = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
-  const __mmask16 nan = _mm512_cmpeq_epi32_mask(e, _mm512_set1_epi32(255));
-  const __m512i value = _mm512_mask_blend_epi32(small, normal, denormal);
-  return _mm512_castsi512_ps(_mm512_mask_blend_epi32(nan, value, _mm512_set1_epi32(0x7fc00000)));
-}
-
 void unpack_mxfp4(const MatrixView& w, uint32_t row, uint32_t count, uint32_t col, uint32_t cols,
                   const Panel& panel) {
   const Rows rows = rows_of(w.data + uint64_t{col} / 32 * 17, w.row_bytes, row, count);
   const __m512i table = load_table(kE2m1);
   for (uint32_t b = 0; b < cols / 32; ++b) {
     if (b % 4 == 0) prefetch_next(rows, uint64_t{b} * 17, 68);
-    store_row(panel.d, b, load_half_e8m0(rows, uint64_t{b} * 17));
+    store_row(panel.d, b, half_e8m0(load_bytes(rows, uint64_t{b} * 17)));
     unpack_nibbles32(rows, uint64_t{b} * 17 + 1, table, b * 32, panel);
   }
 }
@@ -416,7 +392,7 @@ void unpack_mlx_mxfp4(const MatrixView& w, uint32_t row, uint32_t count, uint32_
                       const Panel& panel) {
   const Rows rows = rows_of(w.data + uint64_t{col} / 2, w.row_bytes, row, count);
   const Rows scales = rows_of(w.scales + uint64_t{col} / 32, w.scale_row_bytes, row, count);
-  for (uint32_t b = 0; b < cols / 32; ++b) store_row(panel.d, b, load_half_e8m0(scales, b));
+  for (uint32_t b = 0; b < cols / 32; ++b) store_row(panel.d, b, half_e8m0(load_bytes(scales, b)));
   unpack_stream<4>(rows, cols, load_table(kE2m1), panel);
 }
 

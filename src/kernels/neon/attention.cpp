@@ -5,6 +5,8 @@
 // Softmax weights of a page are summed in 4 lanes (position mod 4), ascending, then halves and quarters. Values: lanes
 // are dimensions, a tile is 4 queries x 16 dimensions, one chain over ascending positions. So a query's result does not
 // depend on which queries share the call, and the bits of a longer context begin with those of a shorter one.
+// Rows of a latent cache are read along their dimensions instead: a tile is 4 queries x 4 positions, of which 4 loads
+// of keys and 4 of queries feed 16 FMAs; the four lanes of a sum are added pairwise.
 #include <arm_neon.h>
 
 #include <cstdint>
@@ -51,9 +53,48 @@ void score_page(const Element* keys, const float* const* q, uint32_t head_dim, u
   }
 }
 
+// The same over rows, [64][head_dim]: lanes are dimensions, a tile is Q queries x 4 positions.
+template <uint32_t Q, typename Element>
+void score_rows(const Element* rows, const float* const* q, uint32_t head_dim, uint32_t first, uint32_t last,
+                float (*scores)[kPage]) {
+  for (uint32_t p = first / 4 * 4; p < last; p += 4) {
+    const Element* row = rows + uint64_t{p} * head_dim;
+    float32x4_t sum[Q][4];
+    for (uint32_t i = 0; i < Q; ++i)
+      for (uint32_t v = 0; v < 4; ++v) sum[i][v] = vdupq_n_f32(0.0f);
+    for (uint32_t d = 0; d < head_dim; d += 4) {
+      float32x4_t k[4];
+#pragma GCC unroll 4
+      for (uint32_t v = 0; v < 4; ++v) k[v] = load_kv(row + uint64_t{v} * head_dim + d);
+#pragma GCC unroll 4
+      for (uint32_t i = 0; i < Q; ++i) {
+        const float32x4_t dimensions = vld1q_f32(q[i] + d);
+#pragma GCC unroll 4
+        for (uint32_t v = 0; v < 4; ++v) sum[i][v] = vfmaq_f32(sum[i][v], dimensions, k[v]);
+      }
+    }
+    for (uint32_t i = 0; i < Q; ++i)
+      vst1q_f32(scores[i] + p,
+                vpaddq_f32(vpaddq_f32(sum[i][0], sum[i][1]), vpaddq_f32(sum[i][2], sum[i][3])));
+  }
+}
+
+// Keys by dimension and values beside them, or rows that are both.
+enum class Layout : uint8_t { kKeysAndValues, kLatent };
+
+template <Layout kLayout, uint32_t Q, typename Element>
+void score(const Element* keys, const float* const* q, uint32_t head_dim, uint32_t first, uint32_t last,
+           float (*scores)[kPage]) {
+  if constexpr (kLayout == Layout::kLatent) {
+    score_rows<Q>(keys, q, head_dim, first, last, scores);
+  } else {
+    score_page<Q>(keys, q, head_dim, first, last, scores);
+  }
+}
+
 // out[i][d] = fma chain over positions [first, last) of weights[i][p] * values[p][d], starting from out.
 template <uint32_t Q, typename Element>
-void add_values(const Element* values, uint32_t value_dim, uint32_t first, uint32_t last,
+void add_values(const Element* values, uint32_t stride, uint32_t value_dim, uint32_t first, uint32_t last,
                 const float (*weights)[kPage], float* const* out) {
   for (uint32_t d = 0; d < value_dim; d += 16) {
     float32x4_t sum[Q][4];
@@ -62,7 +103,7 @@ void add_values(const Element* values, uint32_t value_dim, uint32_t first, uint3
     for (uint32_t p = first; p < last; ++p) {
       float32x4_t row[4];
 #pragma GCC unroll 4
-      for (uint32_t v = 0; v < 4; ++v) row[v] = load_kv(values + uint64_t{p} * value_dim + d + v * 4);
+      for (uint32_t v = 0; v < 4; ++v) row[v] = load_kv(values + uint64_t{p} * stride + d + v * 4);
 #pragma GCC unroll 4
       for (uint32_t i = 0; i < Q; ++i)
 #pragma GCC unroll 4
@@ -119,7 +160,7 @@ void soften(const AttentionArgs& args, uint32_t first, uint32_t last, float* sco
 }
 
 // Up to kTile queries and one page.
-template <typename Element>
+template <Layout kLayout, typename Element>
 void attend_page(const AttentionArgs& args, uint32_t page, const AttentionQuery* queries, uint32_t count,
                  Running* running) {
   const uint32_t start = page * kPage;
@@ -139,22 +180,25 @@ void attend_page(const AttentionArgs& args, uint32_t page, const AttentionQuery*
   }
   if (active == 0) return;
   const auto* keys = reinterpret_cast<const Element*>(args.key_pages[page]) + args.key_offset;
-  const auto* values = reinterpret_cast<const Element*>(args.value_pages[page]) + args.value_offset;
-  constexpr decltype(&score_page<1, Element>) kScore[kTile] = {
-      score_page<1, Element>, score_page<2, Element>, score_page<3, Element>, score_page<4, Element>};
+  constexpr bool kRows = kLayout == Layout::kLatent;
+  const Element* values =
+      kRows ? keys : reinterpret_cast<const Element*>(args.value_pages[page]) + args.value_offset;
+  const uint32_t value_stride = kRows ? args.head_dim : args.value_dim;
+  constexpr decltype(&score<kLayout, 1, Element>) kScore[kTile] = {
+      score<kLayout, 1, Element>, score<kLayout, 2, Element>, score<kLayout, 3, Element>,
+      score<kLayout, 4, Element>};
   constexpr decltype(&add_values<1, Element>) kAdd[kTile] = {add_values<1, Element>, add_values<2, Element>,
                                                              add_values<3, Element>, add_values<4, Element>};
   float scores[kTile][kPage] = {};
   kScore[active - 1](keys, q, args.head_dim, lowest, highest, scores);
   for (uint32_t i = 0; i < active; ++i) soften(args, first[i], last[i], scores[i], running[index[i]], out[i]);
-  kAdd[active - 1](values, args.value_dim, lowest, highest, scores, out);
+  kAdd[active - 1](values, value_stride, args.value_dim, lowest, highest, scores, out);
 }
 
-}  // namespace
-
-void attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count, void* scratch) {
+template <Layout kLayout>
+void attend_pages(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count, void* scratch) {
   auto* running = static_cast<Running*>(scratch);
-  const auto attend = args.kv_f32 ? attend_page<float> : attend_page<uint16_t>;
+  const auto attend = args.kv_f32 ? attend_page<kLayout, float> : attend_page<kLayout, uint16_t>;
   constexpr uint32_t kQueriesMax = kMatmulScratchBytes / sizeof(Running);
   for (uint32_t base = 0; base < count; base += kQueriesMax) {
     const uint32_t n = count - base < kQueriesMax ? count - base : kQueriesMax;
@@ -177,6 +221,17 @@ void attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_
         vst1q_f32(out + d, vmulq_n_f32(vld1q_f32(out + d), inverse));
     }
   }
+}
+
+}  // namespace
+
+void attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count, void* scratch) {
+  attend_pages<Layout::kKeysAndValues>(args, queries, count, scratch);
+}
+
+void latent_attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count,
+                      void* scratch) {
+  attend_pages<Layout::kLatent>(args, queries, count, scratch);
 }
 
 }  // namespace mlxf::kernels::neon

@@ -44,9 +44,15 @@ void decode_bf16(const MatrixView& w, uint32_t row, uint32_t col_begin, uint32_t
 void quantize(const float* x, uint32_t cols, uint32_t block, int8_t* codes, float* scales, int16_t* sums16,
               int16_t* sums32);
 void attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count, void* scratch);
+void latent_attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count,
+                      void* scratch);
+void delta_rule(const DeltaRuleArgs& args);
+void conv_silu(const ConvArgs& args);
 void rms_norm(const float* x, const float* weight, uint32_t n, float eps, float* out);
 void silu_mul(const float* gate, const float* up, uint32_t n, float* out);
 void gelu_mul(const float* gate, const float* up, uint32_t n, float* out);
+void sigmoid_mul(const float* gate, const float* up, uint32_t n, float* out);
+void clamped_swiglu(const float* gate, const float* up, uint32_t n, float* out);
 void add_scaled(const float* x, float a, uint32_t n, float* y);
 void narrow_f16(const float* x, uint32_t n, uint16_t* out);
 

@@ -38,11 +38,16 @@ constexpr KernelTable make_table() {
   t.decode[at(WeightFormat::kBF16)] = decode_bf16;
   t.quantize = quantize;
   t.attention = attention;
+  t.latent_attention = latent_attention;
   t.rms_norm = rms_norm;
   t.silu_mul = silu_mul;
   t.gelu_mul = gelu_mul;
+  t.sigmoid_mul = sigmoid_mul;
+  t.clamped_swiglu = clamped_swiglu;
   t.add_scaled = add_scaled;
   t.narrow_f16 = narrow_f16;
+  t.delta_rule = delta_rule;
+  t.conv_silu = conv_silu;
   return t;
 }
 

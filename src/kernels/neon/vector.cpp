@@ -108,6 +108,22 @@ void gelu_mul(const float* gate, const float* up, uint32_t n, float* out) {
   });
 }
 
+void sigmoid_mul(const float* gate, const float* up, uint32_t n, float* out) {
+  map2(gate, up, n, out, [](float32x4_t g, float32x4_t u) {
+    return vdivq_f32(u, vaddq_f32(vdupq_n_f32(1.0f), exp_ps(vnegq_f32(g))));
+  });
+}
+
+void clamped_swiglu(const float* gate, const float* up, uint32_t n, float* out) {
+  map2(gate, up, n, out, [](float32x4_t gate4, float32x4_t up4) {
+    const float32x4_t limit = vdupq_n_f32(7.0f), one = vdupq_n_f32(1.0f);
+    const float32x4_t g = vminq_f32(gate4, limit);
+    const float32x4_t u = vmaxq_f32(vminq_f32(up4, limit), vdupq_n_f32(-7.0f));
+    const float32x4_t denominator = vaddq_f32(one, exp_ps(vmulq_n_f32(g, -1.702f)));
+    return vmulq_f32(vdivq_f32(g, denominator), vaddq_f32(u, one));
+  });
+}
+
 void add_scaled(const float* x, float a, uint32_t n, float* y) {
   map2(x, y, n, y, [a](float32x4_t v, float32x4_t sum) { return vfmaq_n_f32(sum, v, a); });
 }
