@@ -34,7 +34,7 @@ EXCEPTION_ADAPTERS = (
     "src/cli/main.cpp",
     "src/http/connection.cpp",
     "src/http/server.cpp",
-    "src/server/model_host.cpp",
+    "src/server/served_model.cpp",
 )
 
 CPP_SUFFIXES = (".h", ".cpp")

@@ -22,6 +22,7 @@ namespace mlxf::cli {
 using Action = std::function<Status()>;
 
 void add_bench(CLI::App& app, Action& action);
+void add_browse(CLI::App& app, Action& action);
 void add_chat(CLI::App& app, Action& action);
 void add_doctor(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
@@ -54,6 +55,9 @@ struct ModelFlags {
   // kRequired: -m must be given; kBundled: without it default_model() chooses (models.h).
   enum class Default : uint8_t { kRequired, kBundled };
   void add_to(CLI::App& command, Default without = Default::kRequired);
+  // Of all that, one alone.
+  void add_threads_to(CLI::App& command);
+  void add_budget_to(CLI::App& command);
   // --save-heat, for commands that call finish().
   void add_save_heat(CLI::App& command);
   // Of -m, a path or a name; without it that of default_model(), which a line on stderr says.

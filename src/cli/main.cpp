@@ -59,6 +59,7 @@ int run(int argc, char** argv) {
   add_stop(app, action);
   add_mcp(app, action);
   add_chat(app, action);
+  add_browse(app, action);
   add_list(app, action);
   add_pull(app, action);
   add_rm(app, action);

@@ -22,17 +22,12 @@ Result<uint64_t> resolve_memory(const std::string& text) {
 
 }  // namespace
 
-void ModelFlags::add_to(CLI::App& command, Default without) {
-  CLI::Option* model = command.add_option(
-      "-m,--model", path, "Model: a folder with safetensors, a GGUF file, or the name of a cached model");
-  model->required(without == Default::kRequired);
+void ModelFlags::add_threads_to(CLI::App& command) {
   command.add_option("-t,--threads", threads, "Threads to compute with (default: all processors)")
       ->check(CLI::Range(1, 1024));
-  command
-      .add_option(
-          "--activations", activations,
-          "auto: int8 for quantised weights, f32 for others; f32: exact; int8: also quantises 16-bit weights")
-      ->check(CLI::IsMember({"auto", "f32", "int8"}));
+}
+
+void ModelFlags::add_budget_to(CLI::App& command) {
   command
       .add_option(
           "--memory-budget", memory_budget,
@@ -40,6 +35,19 @@ void ModelFlags::add_to(CLI::App& command, Default without) {
           "limit). Weights beyond it are read from the SSD as they are needed; answers stay the same")
       ->capture_default_str()
       ->group("Memory");
+}
+
+void ModelFlags::add_to(CLI::App& command, Default without) {
+  CLI::Option* model = command.add_option(
+      "-m,--model", path, "Model: a folder with safetensors, a GGUF file, or the name of a cached model");
+  model->required(without == Default::kRequired);
+  add_threads_to(command);
+  command
+      .add_option(
+          "--activations", activations,
+          "auto: int8 for quantised weights, f32 for others; f32: exact; int8: also quantises 16-bit weights")
+      ->check(CLI::IsMember({"auto", "f32", "int8"}));
+  add_budget_to(command);
   command.add_option("--io", io, "How streamed weights are read: auto, io_uring, pread, buffered")
       ->check(CLI::IsMember({"auto", "io_uring", "pread", "buffered"}))
       ->capture_default_str()

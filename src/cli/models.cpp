@@ -116,15 +116,30 @@ Result<NamedModel> model_for_client(const std::string& text) {
                   " on this machine (mlx-flash list shows them, mlx-flash pull gets them)");
 }
 
-std::vector<std::string> names_for_clients() {
-  std::vector<std::string> names;
+Result<std::string> name_for_client(const std::string& text) {
+  if (!hub::parse_model_name(text))
+    return fail(ErrorCode::kNotFound, formats::quoted_name(text) + " names no model");
+  ASSIGN_OR_RETURN(NamedModel found, model_for_client(text));
+  // A text that says in which cache to look may mean another one than its plain name does.
+  const auto plain = model_for_client(found.name);
+  return plain && plain->path == found.path ? std::move(found.name) : text;
+}
+
+std::vector<CachedForClients> models_for_clients() {
+  std::vector<CachedForClients> out;
   if (const auto models = cached_models()) {
-    names.reserve(models->size() + 1);
+    out.reserve(models->size() + 1);
     for (const hub::CachedModel& model : *models)
-      if (model.fault.empty()) names.push_back(named(model).name);
+      if (model.fault.empty()) out.push_back({named(model).name, model.gguf, model.bytes, model.modified_s});
   }
-  if (const auto bundled = bundled_model()) names.push_back(own_name(*bundled));
-  return names;
+  if (const auto bundled = bundled_model()) {
+    CachedForClients one{own_name(*bundled)};
+    std::error_code error;
+    for (fs::directory_iterator file(*bundled, error), end; !error && file != end; file.increment(error))
+      if (file->path().extension() == ".safetensors") one.bytes += fs::file_size(file->path(), error);
+    out.push_back(std::move(one));
+  }
+  return out;
 }
 
 Result<NamedModel> default_model(uint64_t budget_bytes) {

@@ -14,6 +14,10 @@
 
 namespace mlxf::cli {
 
+// Of a tokenizer and what grammars are compiled with, before they are read: an estimate. The tokenizer of a vocabulary
+// of 152 thousand takes 781 bytes a token (`plan --json`).
+inline constexpr uint64_t kTokenizerBytesPerToken = 1024;
+
 struct NamedModel {
   std::string path;  // For formats::open_model().
   std::string name;  // What clients may call it: "org/name:Q4_K_M", or the folder's or file's own name.
@@ -27,8 +31,16 @@ struct NamedModel {
 
 // As named_model() for a name that a client sent: a cached model, or the bundled one by its own name, and never a path.
 [[nodiscard]] Result<NamedModel> model_for_client(const std::string& text);
-// Names that it takes.
-[[nodiscard]] std::vector<std::string> names_for_clients();
+// The name by which it takes the model that a client's text means; kNotFound also for what can be no model's name.
+[[nodiscard]] Result<std::string> name_for_client(const std::string& text);
+// What it takes.
+struct CachedForClients {
+  std::string name;
+  bool gguf = false;
+  uint64_t bytes = 0;
+  int64_t modified_s = 0;
+};
+[[nodiscard]] std::vector<CachedForClients> models_for_clients();
 
 // The largest cached model that stays in memory as a whole under `budget_bytes` (0: any), else the bundled one; a line
 // on stderr says which.

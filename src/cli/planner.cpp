@@ -53,7 +53,10 @@ std::optional<plan::HardwareProfile> stored_profile() {
 
 Status Planner::find_rates(const PlannerOptions& options, bool floats) {
   const std::string& file = largest_file(manifest_);
-  if (auto stored = stored_profile()) {
+  if (options.profile != nullptr) {
+    profile_ = *options.profile;
+    rates_from_ = options.rates_from;
+  } else if (auto stored = stored_profile()) {
     profile_ = std::move(*stored);
     rates_from_ = "the profile of " + profile_.measured;
     if (!same_device(profile_.ssd_path, file)) profile_.ssd.clear();
@@ -64,7 +67,7 @@ Status Planner::find_rates(const PlannerOptions& options, bool floats) {
     ASSIGN_OR_RETURN(profile_, measured_profile(file));
     rates_from_ = "measured just now";
   }
-  if (profile_.ssd.empty()) {
+  if (profile_.ssd.empty() && options.profile == nullptr) {
     plan::SsdOptions quick;
     quick.blocks = {16 << 10, 256 << 10, 1 << 20};
     quick.depths = {1, 4, 16};
@@ -101,7 +104,7 @@ Status Planner::measure(const PlannerOptions& options) {
   const kv::Element element = inputs_->memory.element;
   auto depth = static_cast<uint32_t>(options.depth);
   while (depth > 0 && model::cache_bytes(spec_, element, depth) > options.probe_bytes) depth /= 2;
-  ASSIGN_OR_RETURN(inputs_->decode_seconds, run(UINT32_MAX, 1, depth, kDecodeSeconds));
+  ASSIGN_OR_RETURN(inputs_->decode_seconds, run(options.decode_layers, 1, depth, kDecodeSeconds));
   inputs_->decode_seconds +=
       (plan::kv_bytes_read(spec_, element, options.depth) - plan::kv_bytes_read(spec_, element, depth)) /
       inputs_->rates.ram_bytes_s;

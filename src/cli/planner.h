@@ -25,6 +25,10 @@ struct PlannerOptions {
   uint64_t held_bytes = 0;       // By the process besides the model: the program, the tokenizer.
   uint64_t probe_bytes = uint64_t{256} << 20;
   std::string trace;  // A routing trace of this model; empty: none.
+  const plan::HardwareProfile* profile =
+      nullptr;                          // Instead of what is stored or measured, the disk's rates included,
+  std::string rates_from = {};          // and where it is from.
+  uint32_t decode_layers = UINT32_MAX;  // Decoding is measured with the model's first layers.
   // Where no profile of this machine is stored: what was measured otherwise; null: the machine is measured, for some
   // seconds.
   const plan::HardwareProfile* otherwise = nullptr;

@@ -26,6 +26,7 @@ struct Flags {
   std::string host = "127.0.0.1", api_key_file;
   uint16_t port = 8080;
   bool json = false, unload = false;
+  std::string model;  // To unload; empty: all.
 
   void add_to(CLI::App& command) {
     command.add_option("--host", host, "Address of the server")
@@ -53,9 +54,11 @@ Result<std::string> key_of(const Flags& flags) {
 }
 
 // What the server answers, if it is no error.
-Result<Json> ask(const Flags& flags, hub::OneRequest::Method method, const std::string& path) {
+Result<Json> ask(const Flags& flags, hub::OneRequest::Method method, const std::string& path,
+                 const std::string& content = {}) {
   hub::OneRequest request;
   request.method = method;
+  request.body = content;
   const bool v6 = flags.host.find(':') != std::string::npos;
   request.url =
       "http://" + (v6 ? "[" + flags.host + "]" : flags.host) + ":" + std::to_string(flags.port) + path;
@@ -108,14 +111,17 @@ Status ps(const Flags& flags) {
 }
 
 Status stop(const Flags& flags) {
+  const bool unload = flags.unload || !flags.model.empty();
+  const std::string content = flags.model.empty() ? "" : dump_json({{"model", flags.model}});
   ASSIGN_OR_RETURN(const Json body,
-                   ask(flags, hub::OneRequest::Method::kPost, flags.unload ? "/release" : "/shutdown"));
-  if (!flags.unload) {
+                   ask(flags, hub::OneRequest::Method::kPost, unload ? "/release" : "/shutdown", content));
+  if (!unload) {
     std::fprintf(stderr, "%s\n", find_string(body, "message").value_or("stopping").c_str());
   } else if (find_string(body, "action") == "released") {
     std::fprintf(stderr, "unloaded %s\n", find_string(body, "model").value_or("the model").c_str());
   } else {
-    std::fprintf(stderr, "no model is in memory\n");
+    std::fprintf(stderr, "%s\n",
+                 flags.model.empty() ? "no model is in memory" : (flags.model + " is not in memory").c_str());
   }
   return {};
 }
@@ -125,7 +131,7 @@ Status stop(const Flags& flags) {
 void add_ps(CLI::App& app, Action& action) {
   const auto flags = std::make_shared<Flags>();
   CLI::App* command =
-      app.add_subcommand("ps", "Show which model a running server has in memory, and how long");
+      app.add_subcommand("ps", "Show which models a running server has in memory, and how long");
   flags->add_to(*command);
   command->add_flag("--json", flags->json, "For machines");
   command->callback([flags, &action] { action = [flags] { return ps(*flags); }; });
@@ -134,9 +140,14 @@ void add_ps(CLI::App& app, Action& action) {
 void add_stop(CLI::App& app, Action& action) {
   const auto flags = std::make_shared<Flags>();
   CLI::App* command =
-      app.add_subcommand("stop", "Tell a running server to stop, once answers under way are complete");
+      app.add_subcommand("stop",
+                         "Tell a running server to stop, once answers under way are complete, or to "
+                         "unload a model");
   flags->add_to(*command);
-  command->add_flag("--unload", flags->unload, "It goes on, but lets go of its model until the next request");
+  command->add_option("MODEL", flags->model,
+                      "It goes on, but lets go of this model until a request names it");
+  command->add_flag("--unload", flags->unload,
+                    "It goes on, but lets go of all models until the next request");
   command->callback([flags, &action] { action = [flags] { return stop(*flags); }; });
 }
 

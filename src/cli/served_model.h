@@ -21,6 +21,8 @@ struct ServedModelFlags {
   uint32_t queue = 256;
   uint32_t max_context = 0;
   std::string keep_alive = "-1";
+  uint32_t models_max = 3;
+  bool no_switch_by_name = false;
   void add_to(CLI::App& command);
 };
 

@@ -121,7 +121,9 @@ Status synthesise_gguf(const SynthOptions& options, const ModelShape& shape, Ggu
       return {};
     };
     const uint64_t cols = tensor.shape.back();
-    if (!tensor.values.empty()) {
+    if (options.outline && tensor.values.empty() && tensor.sigma != 0.0) {
+      RETURN_IF_ERROR(writer.append_hole(specs[i].name));
+    } else if (!tensor.values.empty()) {
       RETURN_IF_ERROR(append(tensor.values));
     } else if (tensor.sigma == 0.0) {
       RETURN_IF_ERROR(append(std::vector<float>(cols, static_cast<float>(tensor.constant))));
@@ -380,6 +382,8 @@ Status synthesise(const SynthOptions& options, const ProgressFn& progress) {
   if (options.routing_skew > 0.0 && shape.experts == 0)
     return fail(ErrorCode::kInvalidArgument,
                 std::string(shape.name) + " has no experts, so there is no routing to skew");
+  if (options.outline && (format == SynthFormat::kMlx4 || format == SynthFormat::kMlx8))
+    return fail(ErrorCode::kUnsupported, "outlines are written as GGUF only");
   if (format == SynthFormat::kMlx4) return MlxSynth(options, shape, 4).write(progress);
   if (format == SynthFormat::kMlx8) return MlxSynth(options, shape, 8).write(progress);
   return synthesise_gguf(options, shape, mix_of(format), progress);

@@ -37,6 +37,9 @@ struct SynthOptions {
   double routing_skew = 0.0;
   uint64_t seed = 1;
   std::string out;  // A file for GGUF, a folder for MLX. Must not exist.
+  // GGUF only: all that describes the model, and holes for its matrices: a file of the model's length that takes some
+  // megabytes of the disk. For whoever only reads headers.
+  bool outline = false;
 };
 
 [[nodiscard]] Status synthesise(const SynthOptions& options, const ProgressFn& progress);

@@ -31,12 +31,14 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
   const auto start = std::chrono::steady_clock::now();
   std::unique_ptr<Engine> engine(new Engine());
   ASSIGN_OR_RETURN(engine->manifest_, formats::open_model(path));
+  const uint64_t held = platform::own_memory_bytes();
   if (options.with_tokenizer) {
     ASSIGN_OR_RETURN(engine->tokenizer_, text::load_tokenizer(engine->manifest_));
     if (options.with_grammars) {
       ASSIGN_OR_RETURN(engine->grammars_, text::GrammarCompiler::create(*engine->tokenizer_));
     }
   }
+  engine->tokenizer_bytes_ = std::max(held, platform::own_memory_bytes()) - held;
   engine->pool_ = std::make_unique<compute::ThreadPool>(options.threads != 0 ? options.threads
                                                                              : platform::usable_processors());
   compute::Cpu::Options cpu_options;
@@ -52,6 +54,8 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
   if (options.memory_budget != 0) {
     ASSIGN_OR_RETURN(engine->storage_, storage::open_storage(options.storage));
     load.memory.budget_bytes = options.memory_budget;
+    if (options.held_bytes_min != 0)
+      load.memory.held_bytes_min = options.held_bytes_min + engine->tokenizer_bytes_;
     load.memory.storage = engine->storage_.get();
     load.memory.context_tokens = options.context_tokens;
     load.memory.sequences = options.sequences;
@@ -77,6 +81,11 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
         *engine->storage_, platform::DriveTemperature::find(engine->manifest_.files[0], options.system_root));
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;
+}
+
+uint64_t Engine::claimed_bytes() const {
+  const uint64_t model = model_->claimed_bytes();
+  return model == 0 ? 0 : model + tokenizer_bytes_;
 }
 
 void Engine::spare_drive() {

@@ -34,6 +34,9 @@ struct EngineOptions {
   // Memory that the whole process may take, in bytes; 0: no limit. Weights that do not fit are read from the SSD when
   // they are needed; answers are the same, byte for byte.
   uint64_t memory_budget = 0;
+  // Of the budget, what the process is taken to hold before this model, where that is more than it does: other models
+  // of this process do not hold all that they may come to.
+  uint64_t held_bytes_min = 0;
   uint32_t context_tokens = 2048;  // With a budget: positions that room is kept for from the start,
   uint32_t sequences = 1;          // and sequences that are sampled from at once.
   storage::StorageOptions storage;
@@ -72,6 +75,8 @@ class Engine {
   // Names what, besides the program, makes the bits of keys and values: the model's files, as they are now, and the
   // arithmetic. Reads a few pages of each.
   [[nodiscard]] Result<std::string> cache_maker() const;
+  // Of the budget, what this model may come to take, its tokenizer included; 0 without a budget.
+  [[nodiscard]] uint64_t claimed_bytes() const;
   [[nodiscard]] double load_seconds() const { return load_seconds_; }
   // What the process held before the weights: the program, the tokenizer.
   [[nodiscard]] uint64_t held_before_weights() const { return held_before_weights_; }
@@ -88,6 +93,7 @@ class Engine {
   std::string arithmetic_;
   double load_seconds_ = 0.0;
   uint64_t held_before_weights_ = 0;
+  uint64_t tokenizer_bytes_ = 0;  // With grammars.
   std::optional<platform::MemorySource> memory_source_;
   std::optional<memory::Governor> governor_;
   std::optional<DriveCare> drive_care_;

@@ -183,7 +183,8 @@ Scheduler::Scheduler(Engine& engine, const text::Tokenizer* tokenizer, const Sch
                                     {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096})),
       folder_(options_.prefix_folder),
       prefixes_(ledger_, std::min(options_.prefix_bytes, options_.kv_bytes), folder_),
-      logits_(uint64_t{options_.parallel} * engine.model().spec().vocab) {
+      logits_(uint64_t{options_.parallel} * engine.model().spec().vocab),
+      turn_(options_.turns) {
   thread_ = std::thread([this] { run(); });
 }
 
@@ -267,7 +268,10 @@ SchedulerStatus Scheduler::status() const {
 }
 
 void Scheduler::run() {
-  engine_.model().interrupt_when([this] { return interrupted(); });
+  engine_.model().interrupt_when([this] {
+    turn_.border();
+    return interrupted();
+  });
   attach_folder();
   while (!stopping_) {
     collect();
@@ -277,12 +281,14 @@ void Scheduler::run() {
     // So that those that grow seldom wait for a write.
     if (folder_ != nullptr && !running_.empty()) (void)prefixes_.make_room(ahead_bytes_);
     if (!step()) {
+      turn_.end();
       // Nothing says that it is still so, and who asks for health first sends nothing that could find out.
       if (!last_error_.empty() && Clock::now() - failed_at_ > kErrorLasts) last_error_.clear();
       wakeup_->wait(kIdleWait);
     }
     publish();
   }
+  turn_.end();
   collect();
   Error ended{ErrorCode::kUnavailable, " before the answer was complete"};
   {
@@ -512,6 +518,7 @@ bool Scheduler::step() {
     (row.tokens > 1 ? reads : decodes) = true;
   }
   batch_rows_.observe(total);
+  turn_.begin();
   const auto start = Clock::now();
   run_rows();
   remove_ended();

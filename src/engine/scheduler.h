@@ -36,6 +36,7 @@
 #include "engine/engine.h"
 #include "engine/generation.h"
 #include "engine/prefix_store.h"
+#include "engine/turns.h"
 #include "memory/ledger.h"
 
 namespace mlxf::engine {
@@ -53,6 +54,7 @@ struct SchedulerOptions {
   double prefill_share = 0.5;
   uint32_t prefill_tokens = 64;
   uint32_t event_max = 256;  // Events of one request that wait to be read.
+  Turns* turns = nullptr;    // Taken with other schedulers of this process; null: it is alone. Outlives it.
 };
 
 // What a request cost.
@@ -238,6 +240,7 @@ class Scheduler {
   std::string last_error_;
   Clock::time_point failed_at_;
   bool discarded_ = false;  // The last pass was given up.
+  Turns::Turn turn_;
 
   std::thread thread_;
 };

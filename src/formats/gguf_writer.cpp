@@ -196,6 +196,8 @@ Status GgufWriter::append(std::string_view tensor, std::span<const uint8_t> byte
   return state_->stream.append(tensor, bytes);
 }
 
+Status GgufWriter::append_hole(std::string_view tensor) { return state_->stream.append_hole(tensor); }
+
 Status GgufWriter::finish() { return state_->stream.finish(); }
 
 }  // namespace mlxf::formats

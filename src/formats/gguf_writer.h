@@ -42,6 +42,8 @@ class GgufWriter {
 
   // The next bytes of `tensor`, which must be the first one not yet complete. In chunks of any size.
   [[nodiscard]] Status append(std::string_view tensor, std::span<const uint8_t> bytes);
+  // The whole of it as zeros that take no room on the disk.
+  [[nodiscard]] Status append_hole(std::string_view tensor);
   // Moves the file to its name. Refused while data is missing.
   [[nodiscard]] Status finish();
 

@@ -73,6 +73,15 @@ Status TensorStream::append(std::string_view tensor, std::span<const uint8_t> by
   return close_complete();
 }
 
+Status TensorStream::append_hole(std::string_view tensor) {
+  if (next_ == tensors_.size() || tensors_[next_].name != tensor || written_ != 0)
+    return fail(ErrorCode::kInternal,
+                file_.path() + ": tensor " + quoted_name(tensor) + ": came when it was not due");
+  written_ = tensors_[next_].bytes;
+  RETURN_IF_ERROR(file_.append_hole(written_));
+  return close_complete();
+}
+
 Status TensorStream::finish() {
   if (next_ != tensors_.size())
     return fail(ErrorCode::kInternal, file_.path() + ": tensor " + quoted_name(tensors_[next_].name) +

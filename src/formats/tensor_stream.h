@@ -33,6 +33,8 @@ class TensorStream {
                                                    std::vector<DeclaredTensor> tensors, uint64_t alignment);
 
   [[nodiscard]] Status append(std::string_view tensor, std::span<const uint8_t> bytes);
+  // All of a tensor, zeros that take no room on the disk.
+  [[nodiscard]] Status append_hole(std::string_view tensor);
   [[nodiscard]] Status finish();
 
  private:

@@ -47,7 +47,8 @@ constexpr const char* kTools = R"json([
       "min_p": {"type": "number", "minimum": 0, "maximum": 1},
       "repeat_penalty": {"type": "number"},
       "seed": {"type": "integer", "description": "The same seed gives the same text."},
-      "stop": {"type": "array", "items": {"type": "string"}, "description": "Texts that end the answer."}
+      "stop": {"type": "array", "items": {"type": "string"}, "description": "Texts that end the answer."},
+      "model": {"type": "string", "description": "One of list_models; without it the one that is served."}
     },
     "additionalProperties": false
   },
@@ -76,7 +77,7 @@ constexpr const char* kTools = R"json([
 {
   "name": "list_models",
   "title": "List models",
-  "description": "The model that is served, whether it is loaded, and others that switch_model takes.",
+  "description": "The model that is served, others on this machine, and which of them are loaded.",
   "inputSchema": {"type": "object", "properties": {}, "additionalProperties": false},
   "outputSchema": {
     "type": "object",

@@ -23,6 +23,7 @@ struct Model::State {
   uint64_t streamed_active_experts = 0, streamed_active_layers = 0;
   uint64_t kv_allowance = UINT64_MAX;  // Bytes of pages before the cache has to give way.
   uint64_t scratch_allowance = 0;
+  uint64_t claimed_besides = 0;  // Of the budget, for all but weights.
   uint32_t chunk_tokens = 512;
   uint32_t sequences = 1;
   std::unique_ptr<WeightStream> stream;
@@ -81,7 +82,7 @@ Status Model::State::plan_within(const WeightSizes& sizes, compute::Cpu& cpu, co
   sequences = memory.sequences;
   MemoryRequest request;
   request.budget_bytes = memory.budget_bytes;
-  request.held_bytes = platform::own_memory_bytes();
+  request.held_bytes = std::max(platform::own_memory_bytes(), memory.held_bytes_min);
   request.context_tokens = memory.context_tokens;
   request.sequences = memory.sequences;
   request.threads = cpu.pool().threads();
@@ -91,6 +92,9 @@ Status Model::State::plan_within(const WeightSizes& sizes, compute::Cpu& cpu, co
   chunk_tokens = plan.chunk_tokens;
   kv_allowance = plan.kv_bytes;
   scratch_allowance = plan.scratch_bytes;
+  claimed_besides = plan.besides_weights() - plan.held_bytes;
+  if (residency.per_layer_by_row) claimed_besides += sizes.row_buffer;
+  if (residency.embedding_by_row) claimed_besides += sizes.embedding_window;
   return {};
 }
 
@@ -130,8 +134,10 @@ Status Model::State::load_within(const formats::ModelManifest& manifest, compute
   stream_options.pool = &cpu.pool();
   if (residency.stream_experts && memory.budget_bytes != 0) {
     // All that is left now that the rest is there, which the plan could only estimate.
-    const uint64_t taken = platform::own_memory_bytes() + scratch_allowance + kv_allowance +
-                           unseen_bytes(spec, sequences) +
+    const uint64_t held =
+        std::max(platform::own_memory_bytes(),
+                 memory.held_bytes_min == 0 ? 0 : memory.held_bytes_min + weights.resident->bytes());
+    const uint64_t taken = held + scratch_allowance + kv_allowance + unseen_bytes(spec, sequences) +
                            (residency.per_layer_by_row ? sizes.row_buffer : 0) +
                            (residency.embedding_by_row ? sizes.embedding_window : 0);
     const uint64_t room = memory.budget_bytes > taken ? memory.budget_bytes - taken : 0;
@@ -171,6 +177,11 @@ Status Model::State::make_room(std::span<const Chunk> chunks) {
 
 const ModelSpec& Model::spec() const { return state_->spec; }
 uint64_t Model::weight_bytes() const { return state_->weights.resident->bytes(); }
+uint64_t Model::claimed_bytes() const {
+  if (state_->claimed_besides == 0) return 0;
+  const weights::RecordCache* cache = state_->weight_cache();
+  return state_->claimed_besides + weight_bytes() + (cache != nullptr ? cache->bytes() : 0);
+}
 uint32_t Model::chunk_tokens() const { return state_->chunk_tokens; }
 weights::RecordCache* Model::weight_cache() { return state_->weight_cache(); }
 

@@ -23,7 +23,8 @@ namespace mlxf::model {
 
 // How much memory the process may take, and where the weights come from that do not fit.
 struct MemoryOptions {
-  uint64_t budget_bytes = 0;            // Of the whole process; 0: no limit, everything is loaded.
+  uint64_t budget_bytes = 0;    // Of the whole process; 0: no limit, everything is loaded.
+  uint64_t held_bytes_min = 0;  // Of it, what is taken to be held before the model, if that is more than is.
   storage::Storage* storage = nullptr;  // Outlives the model. REQUIRES: not null with a limit.
   // For weights alone, whatever the process takes besides, instead of a budget: for programs that do their own
   // accounting, and for tests.
@@ -54,6 +55,8 @@ class Model {
 
   [[nodiscard]] const ModelSpec& spec() const;
   [[nodiscard]] uint64_t weight_bytes() const;
+  // Of the budget, what this model may come to take: weights, slots, and room for the rest; 0 without a budget.
+  [[nodiscard]] uint64_t claimed_bytes() const;
   // Tokens of one forward() call that room is kept for; longer prompts come in chunks of this.
   [[nodiscard]] uint32_t chunk_tokens() const;
   // Some weights are read from the SSD while the model runs.

@@ -226,6 +226,19 @@ Status NewFile::append(std::span<const uint8_t> bytes) {
   return {};
 }
 
+Status NewFile::append_hole(uint64_t bytes) {
+  if (descriptor_ < 0)
+    return fail(ErrorCode::kInternal, path_ + ": appended to after it was finished or failed");
+  const auto end = static_cast<off_t>(size_ + bytes);
+  if (::ftruncate(descriptor_, end) != 0 || ::lseek(descriptor_, end, SEEK_SET) != end) {
+    const Error error = system_error(path_, "cannot be made longer", errno);
+    discard();
+    return tl::unexpected<Error>(error);
+  }
+  size_ += bytes;
+  return {};
+}
+
 Status NewFile::commit() {
   if (descriptor_ < 0) return fail(ErrorCode::kInternal, path_ + ": finished twice, or after a failure");
   // Delayed allocation reports a full disk only here, so both results count.

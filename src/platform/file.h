@@ -78,6 +78,8 @@ class NewFile {
   [[nodiscard]] uint64_t size() const { return size_; }  // Bytes appended so far.
   // After a failure the temporary file is gone and every later call fails.
   [[nodiscard]] Status append(std::span<const uint8_t> bytes);
+  // The same of zeros, which take no room on file systems with holes.
+  [[nodiscard]] Status append_hole(uint64_t bytes);
   // Under Overwrite::kRefuse fails if the name was taken meanwhile. Nothing may be appended after it.
   [[nodiscard]] Status commit();
 

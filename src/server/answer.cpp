@@ -58,6 +58,20 @@ tl::unexpected<ApiError> no_such_model(const std::string& asked, const std::stri
                                    "model"});
 }
 
+tl::expected<ModelHost::Wanted, ApiError> wanted_model(const std::string& asked, const ModelHost& host) {
+  auto wanted = host.resolve(asked);
+  if (wanted) return std::move(*wanted);
+  if (wanted.error().code == ErrorCode::kNotFound) return no_such_model(asked, host.name());
+  if (wanted.error().code == ErrorCode::kInvalidArgument)
+    return tl::unexpected<ApiError>({ErrorKind::kInvalidRequest, wanted.error().message, "model"});
+  return tl::unexpected<ApiError>(load_error(wanted.error(), host));
+}
+
+ApiError wait_error(const Error& problem, const std::string& asked, const ModelHost& host) {
+  if (problem.code == ErrorCode::kNotFound) return no_such_model(asked, host.name()).value();
+  return load_error(problem, host);
+}
+
 http::Response error_response(api::Protocol protocol, const ApiError& error, const std::string& request_id) {
   const api::ErrorRow& row = api::row_of(error.kind);
   http::Response response;
@@ -242,12 +256,14 @@ void Answer::start() {
   call_ = std::move(*call);
   api::keep_tool_order(text, endpoint_.protocol, call_);
   if (call_.structure) api::restore_schema_order(text, *call_.structure);
-  const ModelHost::Names names = context_.host.names();
-  if (!may_mean(call_.model, names)) return fail(no_such_model(call_.model, names.now).value());
-  stream_ = {id_, names.next.empty() ? names.now : names.next, unix_seconds()};
+  auto wanted = wanted_model(call_.model, context_.host);
+  if (!wanted) return fail(wanted.error());
+  wanted_ = std::move(*wanted);
+  stream_ = {id_, wanted_.name, unix_seconds()};
   if (call_.load_only && call_.keep_alive == std::chrono::milliseconds(0) && endpoint_.unloaded != nullptr)
     return unload();
   const bool waits = context_.host.when_ready(
+      wanted_,
       [weak = weak_from_this()](const Result<std::shared_ptr<ServedModel>>& model) {
         if (const auto self = weak.lock()) self->exchange_->post([self, model] { self->on_model(model); });
       },
@@ -258,12 +274,9 @@ void Answer::start() {
 
 void Answer::on_model(const Result<std::shared_ptr<ServedModel>>& model) {
   if (ended_) return;
-  if (!model) return fail(load_error(model.error(), context_.host));
-  // It may have been exchanged since the request came.
-  if (!names_model(call_.model, (*model)->name))
-    return fail(no_such_model(call_.model, (*model)->name).value());
+  if (!model) return fail(wait_error(model.error(), call_.model, context_.host));
   stream_.model = (*model)->name;
-  if (call_.keep_alive) context_.host.keep_for(*call_.keep_alive);
+  if (call_.keep_alive) context_.host.keep_for({(*model)->name, false}, *call_.keep_alive);
   if (call_.load_only) return say_loaded(**model);
   if (const auto error = submit(*model)) fail(*error);
 }
@@ -271,7 +284,7 @@ void Answer::on_model(const Result<std::shared_ptr<ServedModel>>& model) {
 // Ollama's way to let go of a model. Requests under way keep it until they have ended.
 void Answer::unload() {
   ended_ = true;
-  context_.host.keep_for(std::chrono::milliseconds(0));
+  context_.host.keep_for(wanted_, std::chrono::milliseconds(0));
   const std::string type(call_.stream ? api::stream_type(endpoint_.protocol) : "application/json");
   exchange_->respond(
       {200, type, endpoint_.unloaded(call_, stream_), reply_headers(id_, call_.warnings), false});

@@ -44,6 +44,11 @@ struct Submitted {
                                                                  std::function<void()> on_event);
 
 [[nodiscard]] tl::unexpected<api::ApiError> no_such_model(const std::string& asked, const std::string& name);
+// What resolve() says of a name, as the client is told: 404, or, of one that may mean several models, 400.
+[[nodiscard]] tl::expected<ModelHost::Wanted, api::ApiError> wanted_model(const std::string& asked,
+                                                                          const ModelHost& host);
+// Why when_ready() gave no model for `asked`.
+[[nodiscard]] api::ApiError wait_error(const Error& problem, const std::string& asked, const ModelHost& host);
 
 // A response with the protocol's body and the headers that tell clients whether to try again.
 [[nodiscard]] http::Response error_response(api::Protocol protocol, const api::ApiError& error,
@@ -90,6 +95,7 @@ class Answer final : public std::enable_shared_from_this<Answer> {
   const std::string user_, id_;
   const AnswerContext context_;
   api::Call call_;
+  ModelHost::Wanted wanted_;
   api::StreamState stream_;
   engine::Ticket ticket_;
   std::unique_ptr<api::Reply> reply_;

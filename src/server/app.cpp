@@ -221,43 +221,47 @@ void App::logs_recent(const Exchange& exchange, const std::string& id) {
 
 void App::models(const Exchange& exchange, const std::string& id) {
   if (exchange->request().find_header("anthropic-version") != nullptr) {
-    const std::string name = host_.name();
-    const Json entry = {{"type", "model"},
-                        {"id", name},
-                        {"display_name", name},
-                        {"created_at", api::time_text(started_unix_)}};
+    Json data = Json::array();
+    for (const api::OllamaModel& one : host_.servable())
+      data.push_back({{"type", "model"},
+                      {"id", one.name},
+                      {"display_name", one.name},
+                      {"created_at", api::time_text(started_unix_)}});
+    const Json first = data.front()["id"], last = data.back()["id"];
     return respond_json(
         exchange, id,
-        dump_json(
-            {{"data", Json::array({entry})}, {"has_more", false}, {"first_id", name}, {"last_id", name}}));
+        dump_json({{"data", std::move(data)}, {"has_more", false}, {"first_id", first}, {"last_id", last}}));
   }
-  respond_json(exchange, id,
-               dump_json({{"object", "list"}, {"data", Json::array({model_facts(host_, started_unix_)})}}));
+  respond_json(exchange, id, dump_json({{"object", "list"}, {"data", models_facts(host_, started_unix_)}}));
 }
 
 void App::model(const Exchange& exchange, const std::string& id) {
   const std::string asked = exchange->request().path.substr(std::string_view("/v1/models/").size());
-  if (names_model(asked, host_.name()))
-    return respond_json(exchange, id, dump_json(model_facts(host_, started_unix_)));
-  exchange->respond(error_response(Protocol::kOpenAi, no_such_model(asked, host_.name()).value(), id));
+  const auto wanted = wanted_model(asked, host_);
+  if (!wanted) return exchange->respond(error_response(Protocol::kOpenAi, wanted.error(), id));
+  respond_json(exchange, id, dump_json(model_facts(host_, wanted->name, started_unix_)));
 }
 
 void App::with_model(const Exchange& exchange, const std::string& id, Protocol protocol, Work work) {
   auto body = api::parse_body(exchange->take_body());
   if (!body) return exchange->respond(error_response(protocol, body.error(), id));
+  const std::string asked = find_string(*body, "model").value_or("");
+  const auto wanted = wanted_model(asked, host_);
+  if (!wanted) return exchange->respond(error_response(protocol, wanted.error(), id));
   // A client that left while the model was loaded holds nothing.
   const std::weak_ptr<http::Exchange> asker = exchange;
-  const auto ready = [this, asker, id, protocol, work,
+  const auto ready = [this, asker, id, protocol, work, asked,
                       body = std::move(*body)](const Result<std::shared_ptr<ServedModel>>& model) {
     const Exchange here = asker.lock();
     if (here == nullptr) return;
     here->post([=, this] {
-      auto answer = model ? work(body, **model) : tl::unexpected<ApiError>(load_error(model.error(), host_));
+      auto answer =
+          model ? work(body, **model) : tl::unexpected<ApiError>(wait_error(model.error(), asked, host_));
       if (!answer) return here->respond(error_response(protocol, answer.error(), id));
       respond_json(here, id, std::move(*answer));
     });
   };
-  host_.when_ready(ready, asker);
+  host_.when_ready(*wanted, ready, asker);
 }
 
 void App::tokenize(const Exchange& exchange, const std::string& id) {
@@ -277,7 +281,6 @@ void App::count_tokens(const Exchange& exchange, const std::string& id) {
              [](const Json& body, const ServedModel& model) -> tl::expected<std::string, ApiError> {
                const auto call = api::parse_anthropic_count(body);
                if (!call) return tl::unexpected<ApiError>(call.error());
-               if (!names_model(call->model, model.name)) return no_such_model(call->model, model.name);
                std::vector<std::string> warnings;  // A count is no answer: they come with that.
                const auto prompt = make_prompt(*call, model, warnings);
                if (!prompt) return tl::unexpected<ApiError>(prompt.error());

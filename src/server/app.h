@@ -108,7 +108,6 @@ class App {
 
   void register_metrics();
   void register_disk_metrics();
-  [[nodiscard]] api::OllamaModel ollama_model() const;
   [[nodiscard]] double uptime_seconds() const;
 
   const AppOptions options_;

@@ -1,6 +1,7 @@
 // What changes what is served, or ends it: POST /v1/models/switch, /reload, /release and /shutdown.
 //
-// Each answers once it is done; a client that leaves changes nothing about it. Who may ask: check_admin().
+// /release takes {"model": NAME}; without it all models are let go of. Each answers once it is done; a client that
+// leaves changes nothing about it. Who may ask: check_admin().
 #include <algorithm>
 #include <utility>
 
@@ -95,10 +96,22 @@ void App::release(const Exchange& exchange, const std::string& id) {
   hold_open(exchange);
   const auto body = optional_body(exchange);
   if (!body) return exchange->respond(error_response(api::Protocol::kOpenAi, body.error(), id));
+  api::Fields fields(*body);
+  const std::string asked = fields.text("model").value_or("");
+  const auto refuse = [&](const api::ApiError& error) {
+    exchange->respond(error_response(api::Protocol::kOpenAi, error, id));
+  };
+  if (fields.error()) return refuse(*fields.error());
+  std::string name;
+  if (!asked.empty()) {
+    const auto wanted = wanted_model(asked, host_);
+    if (!wanted) return refuse(wanted.error());
+    name = wanted->name;
+  }
   const uint64_t own_before = platform::own_memory_bytes();
   const Json before = memory_facts(read_memory());
-  host_.release([this, exchange, id, own_before, before,
-                 warnings = warnings_of(api::Fields(*body))](const Result<ModelHost::Change>& done) {
+  host_.release(name, [this, exchange, id, own_before, before,
+                       warnings = warnings_of(fields)](const Result<ModelHost::Change>& done) {
     if (!done) return respond_failed(exchange, id, done.error(), host_, "released");
     if (!done->was_loaded)
       return respond(exchange, id,

@@ -23,16 +23,6 @@ void respond(const std::shared_ptr<http::Exchange>& exchange, const std::string&
 
 }  // namespace
 
-api::OllamaModel App::ollama_model() const {
-  api::OllamaModel model = host_.facts();
-  if (const auto served = host_.find_model()) {
-    model.context_tokens = served->context_tokens;
-    model.context_tokens_max = served->engine->model().spec().context_max;
-    if (served->chat) model.chat_template = served->chat->source();
-  }
-  return model;
-}
-
 // Clients look for this text to tell whether somebody is there.
 void App::root(const Exchange& exchange, const std::string& id) {
   exchange->respond({200, "text/plain; charset=utf-8", "Ollama is running", {{"X-Request-Id", id}}, false});
@@ -43,14 +33,22 @@ void App::ollama_version(const Exchange& exchange, const std::string& id) {
 }
 
 void App::ollama_tags(const Exchange& exchange, const std::string& id) {
-  respond(exchange, id, {{"models", Json::array({api::ollama_tag(ollama_model())})}});
+  const std::vector<ModelHost::Loaded> loaded = host_.loaded();
+  Json models = Json::array();
+  for (const api::OllamaModel& one : host_.servable()) {
+    const auto there = std::find_if(loaded.begin(), loaded.end(), [&](const ModelHost::Loaded& other) {
+      return other.facts.name == one.name;
+    });
+    models.push_back(api::ollama_tag(there != loaded.end() ? there->facts : one));
+  }
+  respond(exchange, id, {{"models", std::move(models)}});
 }
 
 void App::ollama_ps(const Exchange& exchange, const std::string& id) {
   Json models = Json::array();
-  if (const auto left = host_.expires_in()) {
-    const auto seconds = std::min(std::chrono::duration_cast<std::chrono::seconds>(*left), kNever);
-    models.push_back(api::ollama_running(ollama_model(), unix_seconds() + seconds.count()));
+  for (const ModelHost::Loaded& one : host_.loaded()) {
+    const auto seconds = std::min(std::chrono::duration_cast<std::chrono::seconds>(one.expires_in), kNever);
+    models.push_back(api::ollama_running(one.facts, unix_seconds() + seconds.count()));
   }
   respond(exchange, id, {{"models", std::move(models)}});
 }
@@ -67,22 +65,14 @@ void App::ollama_show(const Exchange& exchange, const std::string& id) {
   fields.accept("verbose");
   if (!name) fields.fail(api::ErrorKind::kInvalidRequest, "model", "is required");
   if (fields.error()) return fail_with(*fields.error());
-  const ModelHost::Names names = host_.names();
-  if (!may_mean(*name, names)) return fail_with(no_such_model(*name, names.now).value());
-  // The template and the context are the loaded model's.
-  const std::weak_ptr<http::Exchange> asker = exchange;
-  const auto ready = [this, asker, id, asked = *name](const Result<std::shared_ptr<ServedModel>>& model) {
-    const Exchange here = asker.lock();
-    if (here == nullptr) return;  // It left meanwhile.
-    if (!model) {
-      here->respond(error_response(api::Protocol::kOllama, load_error(model.error(), host_), id));
-    } else if (!names_model(asked, (*model)->name)) {
-      here->respond(error_response(api::Protocol::kOllama, no_such_model(asked, (*model)->name).value(), id));
-    } else {
-      respond(here, id, api::ollama_show(ollama_model()));
-    }
-  };
-  host_.when_ready(ready, asker);
+  const auto wanted = wanted_model(*name, host_);
+  if (!wanted) return fail_with(wanted.error());
+  for (const ModelHost::Loaded& one : host_.loaded())
+    if (one.facts.name == wanted->name) return respond(exchange, id, api::ollama_show(one.facts));
+  // Clients ask about every model that there is: that is no reason to load it.
+  const auto facts = host_.facts_of(*wanted);
+  if (!facts) return fail_with(wait_error(facts.error(), *name, host_));
+  respond(exchange, id, api::ollama_show(*facts));
 }
 
 }  // namespace mlxf::server

@@ -19,13 +19,15 @@ void App::metrics_text(const Exchange& exchange, const std::string& id) {
 }
 
 void App::register_metrics() {
-  metrics_.info("mlx_flash_info", "1, with the served model as a label.", [this] {
+  metrics_.info("mlx_flash_info", "1, with the main model as a label.", [this] {
     return MetricLabels{{"model", host_.name()}};
   });
   metrics_.gauge("mlx_flash_uptime_seconds", "Since the server started.",
                  [this] { return uptime_seconds(); });
-  metrics_.gauge("mlx_flash_model_loaded", "1 once the model is in memory.",
-                 [this] { return host_.state() == ModelHost::State::kReady ? 1.0 : 0.0; });
+  metrics_.gauge("mlx_flash_model_loaded", "1 once a model is in memory.",
+                 [this] { return host_.loaded().empty() ? 0.0 : 1.0; });
+  metrics_.gauge("mlx_flash_models_loaded", "Models in memory.",
+                 [this] { return static_cast<double>(host_.loaded().size()); });
   metrics_.gauge("mlx_flash_memory_total_bytes", "The machine's memory.",
                  [] { return static_cast<double>(read_memory().total_bytes); });
   metrics_.gauge("mlx_flash_memory_available_bytes", "What could be had without swapping.",

@@ -41,9 +41,11 @@ void Embedding::start() {
   auto call = endpoint_.parse(*body);
   if (!call) return fail(call.error());
   call_ = std::move(*call);
-  const ModelHost::Names names = context_.host.names();
-  if (!may_mean(call_.model, names)) return fail(no_such_model(call_.model, names.now).value());
+  auto wanted = wanted_model(call_.model, context_.host);
+  if (!wanted) return fail(wanted.error());
+  wanted_ = std::move(*wanted);
   context_.host.when_ready(
+      wanted_,
       [weak = weak_from_this()](const Result<std::shared_ptr<ServedModel>>& model) {
         if (const auto self = weak.lock()) self->exchange_->post([self, model] { self->on_model(model); });
       },
@@ -52,11 +54,8 @@ void Embedding::start() {
 
 void Embedding::on_model(const Result<std::shared_ptr<ServedModel>>& model) {
   if (ended_) return;
-  if (!model) return fail(load_error(model.error(), context_.host));
-  // It may have been exchanged since the request came.
-  if (!names_model(call_.model, (*model)->name))
-    return fail(no_such_model(call_.model, (*model)->name).value());
-  if (call_.keep_alive) context_.host.keep_for(*call_.keep_alive);
+  if (!model) return fail(wait_error(model.error(), call_.model, context_.host));
+  if (call_.keep_alive) context_.host.keep_for({(*model)->name, false}, *call_.keep_alive);
   model_ = *model;
   out_.model = model_->name;
   out_.load_seconds = seconds_since(started_);

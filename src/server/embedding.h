@@ -48,6 +48,7 @@ class Embedding final : public std::enable_shared_from_this<Embedding> {
   const AnswerContext context_;
   const Clock::time_point started_ = Clock::now();
   api::EmbedCall call_;
+  ModelHost::Wanted wanted_;
   std::shared_ptr<ServedModel> model_;  // Until the end: in use between two submissions, too.
   std::vector<Running> running_;
   size_t next_ = 0;  // The first input that was not submitted.

@@ -1,5 +1,9 @@
 #include "server/facts.h"
 
+#include <algorithm>
+#include <utility>
+#include <vector>
+
 #include "platform/machine.h"
 #include "platform/process.h"
 
@@ -30,8 +34,26 @@ double used_ratio(const platform::MemoryReading& reading) {
 }
 
 engine::SchedulerStatus scheduler_status(const ModelHost& host) {
-  const auto model = host.find_model();
-  return model != nullptr ? model->scheduler->status() : engine::SchedulerStatus{};
+  engine::SchedulerStatus sum;
+  for (const ModelHost::Loaded& one : host.loaded()) {
+    const engine::SchedulerStatus status = one.model->scheduler->status();
+    sum.running += status.running;
+    sum.waiting += status.waiting;
+    sum.kv.budget_bytes += status.kv.budget_bytes;
+    sum.kv.held_bytes += status.kv.held_bytes;
+    for (size_t tag = 0; tag < memory::kTagCount; ++tag) sum.kv.by_tag[tag] += status.kv.by_tag[tag];
+    sum.prefix_entries += status.prefix_entries;
+    if (sum.last_error.empty()) sum.last_error = status.last_error;
+    sum.streams = sum.streams || status.streams;
+    sum.weights.needed += status.weights.needed;
+    sum.weights.hits += status.weights.hits;
+    sum.weights.needed_bytes += status.weights.needed_bytes;
+    sum.weights.hit_bytes += status.weights.hit_bytes;
+    sum.weights.read_bytes += status.weights.read_bytes;
+    sum.weights.stall_seconds += status.weights.stall_seconds;
+    sum.weight_cache_bytes += status.weight_cache_bytes;
+  }
+  return sum;
 }
 
 std::string health_word(const ModelHost& host) {
@@ -55,29 +77,15 @@ Json memory_facts(const platform::MemoryReading& reading) {
           {"pressure", kPressure[pressure_level(reading)]}};
 }
 
-Json status_facts(const ModelHost& host) {
-  const platform::MemoryReading reading = read_memory();
-  const auto model = host.find_model();
-  const ModelHost::Names names = host.names();
-  Json body = {{"model", names.now},
-               {"model_loaded", model != nullptr},
-               {"health", health_word(host)},
-               {"hardware", {{"chip", platform::processor_name()}, {"ram_gb", gib(reading.total_bytes)}}},
-               {"memory", memory_facts(reading)}};
-  if (!names.next.empty()) body["switching_to"] = names.next;
-  if (host.prefix_folder() != nullptr) {
-    const engine::PrefixFolderStats disk = host.prefix_folder()->stats();
-    body["prefix_disk"] = {{"bytes", disk.bytes},       {"entries", disk.entries},
-                           {"hits", disk.hits},         {"writes", disk.writes},
-                           {"rejected", disk.rejected}, {"writing", !disk.off && !disk.writes_off},
-                           {"reading", !disk.off}};
-  }
-  if (model == nullptr) return body;
-  const engine::SchedulerStatus scheduler = model->scheduler->status();
+namespace {
+
+// Of a loaded model: what it does and what it holds.
+void add_scheduler(const ServedModel& model, Json& body) {
+  const engine::SchedulerStatus scheduler = model.scheduler->status();
   body["scheduler"] = {{"running", scheduler.running},
                        {"waiting", scheduler.waiting},
-                       {"parallel", model->scheduler->options().parallel},
-                       {"context_tokens", model->context_tokens},
+                       {"parallel", model.scheduler->options().parallel},
+                       {"context_tokens", model.context_tokens},
                        {"kv_bytes", scheduler.kv.held(memory::Tag::kKv)},
                        {"kv_bytes_max", scheduler.kv.budget_bytes},
                        {"prefix_bytes", scheduler.kv.held(memory::Tag::kPrefix)},
@@ -88,15 +96,72 @@ Json status_facts(const ModelHost& host) {
                          {"hits", scheduler.weights.hits},
                          {"read_bytes", scheduler.weights.read_bytes},
                          {"stall_seconds", scheduler.weights.stall_seconds}};
+}
+
+Json loaded_facts(const ModelHost& host) {
+  Json models = Json::array();
+  for (const ModelHost::Loaded& one : host.loaded()) {
+    Json entry = {{"model", one.facts.name}, {"busy", one.busy}};
+    entry["expires_in_s"] =
+        one.expires_in == kForever ? Json() : Json(static_cast<double>(one.expires_in.count()) / 1e3);
+    if (one.claim_bytes != 0) entry["claimed_bytes"] = one.claim_bytes;
+    add_scheduler(*one.model, entry);
+    models.push_back(std::move(entry));
+  }
+  return models;
+}
+
+}  // namespace
+
+Json status_facts(const ModelHost& host) {
+  const platform::MemoryReading reading = read_memory();
+  const auto model = host.find_model();
+  const std::string next = host.next_name();
+  Json body = {{"model", host.name()},
+               {"model_loaded", model != nullptr},
+               {"health", health_word(host)},
+               {"hardware", {{"chip", platform::processor_name()}, {"ram_gb", gib(reading.total_bytes)}}},
+               {"memory", memory_facts(reading)},
+               {"models", loaded_facts(host)}};
+  const memory::LedgerSnapshot claims = host.claims();
+  if (claims.budget_bytes != 0) {
+    body["memory"]["budget_bytes"] = claims.budget_bytes;
+    body["memory"]["claimed_bytes"] = claims.held_bytes;
+  }
+  if (!next.empty()) body["switching_to"] = next;
+  if (host.prefix_folder() != nullptr) {
+    const engine::PrefixFolderStats disk = host.prefix_folder()->stats();
+    body["prefix_disk"] = {{"bytes", disk.bytes},       {"entries", disk.entries},
+                           {"hits", disk.hits},         {"writes", disk.writes},
+                           {"rejected", disk.rejected}, {"writing", !disk.off && !disk.writes_off},
+                           {"reading", !disk.off}};
+  }
+  if (model != nullptr) add_scheduler(*model, body);
   return body;
 }
 
-Json model_facts(const ModelHost& host, int64_t created) {
-  Json entry = {{"id", host.name()}, {"object", "model"}, {"created", created}, {"owned_by", "mlx-flash"}};
-  const auto served = host.find_model();
-  entry["status"] = served != nullptr ? "loaded" : "not loaded";
-  if (served != nullptr) entry["context_length"] = served->context_tokens;
+namespace {
+
+Json entry_of(const std::string& name, const std::vector<ModelHost::Loaded>& loaded, int64_t created) {
+  Json entry = {{"id", name}, {"object", "model"}, {"created", created}, {"owned_by", "mlx-flash"}};
+  const auto there = std::find_if(loaded.begin(), loaded.end(),
+                                  [&](const ModelHost::Loaded& one) { return one.facts.name == name; });
+  entry["status"] = there != loaded.end() ? "loaded" : "not loaded";
+  if (there != loaded.end()) entry["context_length"] = there->model->context_tokens;
   return entry;
+}
+
+}  // namespace
+
+Json models_facts(const ModelHost& host, int64_t created) {
+  const std::vector<ModelHost::Loaded> loaded = host.loaded();
+  Json models = Json::array();
+  for (const api::OllamaModel& one : host.servable()) models.push_back(entry_of(one.name, loaded, created));
+  return models;
+}
+
+Json model_facts(const ModelHost& host, const std::string& name, int64_t created) {
+  return entry_of(name, host.loaded(), created);
 }
 
 }  // namespace mlxf::server

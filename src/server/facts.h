@@ -18,15 +18,18 @@ namespace mlxf::server {
 [[nodiscard]] int pressure_level(const platform::MemoryReading& reading);
 [[nodiscard]] double used_ratio(const platform::MemoryReading& reading);  // 1 - available / total.
 
-// Zeros while no model is loaded.
+// Of all loaded models: sums, and the last error of one of them. Zeros while none is loaded.
 [[nodiscard]] engine::SchedulerStatus scheduler_status(const ModelHost& host);
 // "ok", "loading", "failed" (the model could not be loaded) or "degraded" (its last pass failed).
 [[nodiscard]] std::string health_word(const ModelHost& host);
 
 [[nodiscard]] Json memory_facts(const platform::MemoryReading& reading);
-// Model, health, machine, memory; of a loaded model its scheduler and, where its weights are streamed, what that costs.
+// The main model, health, machine, memory, and of each loaded model its scheduler and, where its weights are streamed,
+// what that costs; of the one that "local" means at the top as well.
 [[nodiscard]] Json status_facts(const ModelHost& host);
-// The model in /v1/models' form. `created`: seconds since 1970.
-[[nodiscard]] Json model_facts(const ModelHost& host, int64_t created);
+// Models in /v1/models' form: all that can be asked for, the main one first. `created`: seconds since 1970.
+[[nodiscard]] Json models_facts(const ModelHost& host, int64_t created);
+// One of them, by its name.
+[[nodiscard]] Json model_facts(const ModelHost& host, const std::string& name, int64_t created);
 
 }  // namespace mlxf::server

@@ -27,10 +27,11 @@ void McpCall::start() {
   if (const auto error = mcp::check_no_arguments(tool_call_.arguments)) return end(mcp::error_result(*error));
   if (tool_call_.tool == mcp::Tool::kReleaseMemory) return start_release();
   if (tool_call_.tool == mcp::Tool::kListModels) {
-    Json models = Json::array({model_facts(context_.host, context_.started)});
-    for (const std::string& name : context_.host.others())
-      models.push_back(
-          {{"id", name}, {"object", "model"}, {"owned_by", "mlx-flash"}, {"status", "not served"}});
+    Json models = models_facts(context_.host, context_.started);
+    if (!context_.host.by_name())
+      for (const std::string& name : context_.host.others())
+        models.push_back(
+            {{"id", name}, {"object", "model"}, {"owned_by", "mlx-flash"}, {"status", "not served"}});
     return end(mcp::json_result({{"models", models}}));
   }
   Json facts = status_facts(context_.host);
@@ -51,7 +52,7 @@ void McpCall::start_switch() {
 }
 
 void McpCall::start_release() {
-  context_.host.release([self = shared_from_this()](const Result<ModelHost::Change>& done) {
+  context_.host.release("", [self = shared_from_this()](const Result<ModelHost::Change>& done) {
     if (!done) return self->end_later(mcp::error_result(change_error(done.error(), self->context_.host)));
     self->end_later(
         mcp::json_result({{"action", done->was_loaded ? "released" : "none"}, {"model", done->previous}}));
@@ -69,7 +70,10 @@ void McpCall::start_generation() {
   if (!call) return end(mcp::error_result(call.error()));
   call_ = std::move(*call);
   call_.stream = !tool_call_.progress_token.is_null();  // Events as they come are for progress alone.
+  auto wanted = wanted_model(call_.model, context_.host);
+  if (!wanted) return end(mcp::error_result(wanted.error()));
   context_.host.when_ready(
+      *wanted,
       [weak = weak_from_this()](const Result<std::shared_ptr<ServedModel>>& model) {
         if (const auto self = weak.lock()) self->caller_.post([self, model] { self->on_model(model); });
       },
@@ -78,7 +82,7 @@ void McpCall::start_generation() {
 
 void McpCall::on_model(const Result<std::shared_ptr<ServedModel>>& model) {
   if (ended_) return;
-  if (!model) return end(mcp::error_result(load_error(model.error(), context_.host)));
+  if (!model) return end(mcp::error_result(wait_error(model.error(), call_.model, context_.host)));
   auto submitted = submit_call(call_, *model, request_id_, caller_.user, [weak = weak_from_this()] {
     if (const auto self = weak.lock()) self->wake();
   });

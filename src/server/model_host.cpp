@@ -1,29 +1,19 @@
 #include "server/model_host.h"
 
 #include <algorithm>
-#include <exception>
 #include <iterator>
 #include <utility>
 
-#include "engine/sampling_defaults.h"
+#include "memory/budget.h"
 #include "platform/process.h"
 
 namespace mlxf::server {
 
 namespace {
 
-constexpr uint64_t kNormalisedShare =
-    4;  // Normalising a text (NFC, blanks) may make it shorter, not to less than this.
 constexpr size_t kWishesMax = 16;
 // For those who still hold a model whose scheduler has stopped: they let go as soon as they see it.
 constexpr std::chrono::seconds kHolderWait(10);
-
-uint64_t longest_token(const text::Tokenizer& tokenizer) {
-  uint64_t longest = 1;
-  for (uint32_t id = 0; id < tokenizer.vocab_size(); ++id)
-    longest = std::max<uint64_t>(longest, tokenizer.token_bytes(static_cast<TokenId>(id)).size());
-  return longest;
-}
 
 // "name:latest" is Ollama's way to write "name".
 std::string without_tag(const std::string& name) {
@@ -31,6 +21,11 @@ std::string without_tag(const std::string& name) {
   return name.size() > kLatest.size() && name.ends_with(kLatest)
              ? name.substr(0, name.size() - kLatest.size())
              : name;
+}
+
+bool means_local(const std::string& asked) {
+  const std::string plain = without_tag(asked);
+  return plain.empty() || plain == "local";
 }
 
 // Whatever is wrong with a model that was found, it is no mistake in the request.
@@ -45,123 +40,158 @@ tl::unexpected<Error> shutting_down() {
   return fail(ErrorCode::kUnavailable, "the server is shutting down and takes no new requests");
 }
 
+tl::unexpected<Error> too_small(const std::string& name, const ModelNeed& need, uint64_t budget_bytes,
+                                uint64_t base_bytes) {
+  return fail(ErrorCode::kOutOfBudget,
+              "the model " + name + " needs " + memory::size_text(need.floor_bytes + base_bytes) +
+                  " of memory at least, and the budget is " + memory::size_text(budget_bytes) +
+                  ": raise --memory-budget, or take a smaller model");
+}
+
 }  // namespace
 
 bool names_model(const std::string& asked, const std::string& name) {
-  const std::string plain = without_tag(asked);
-  return plain.empty() || plain == "local" || plain == name || asked == name;
+  return means_local(asked) || without_tag(asked) == name || asked == name;
 }
 
-bool may_mean(const std::string& asked, const ModelHost::Names& names) {
-  return names_model(asked, names.now) || (!names.next.empty() && names_model(asked, names.next));
+ModelHost::Clock::time_point ModelHost::Place::last_used() const {
+  return std::max(used, uses->counts().idle_since);
 }
 
 ModelHost::ModelHost(ModelHostOptions options, Metrics& metrics)
     : options_(std::move(options)),
       metrics_(metrics),
-      uses_(std::make_shared<ModelUses>()),
-      source_(options_.model),
-      keep_alive_(options_.keep_alive) {
+      base_bytes_(platform::own_memory_bytes()),
+      bell_(std::make_shared<Doorbell>()),
+      claims_(0),
+      main_(options_.model.name) {
+  {
+    const MutexLock lock(mutex_);
+    Place& place = make_place(main_);
+    place.source = options_.model;
+    place.found = true;
+  }
   keeper_ = std::thread([this] { keep(); });
 }
 
-ModelHost::Opened ModelHost::open(const ModelSource& source) const {
-  try {
-    return open_now(source);
-  } catch (const std::exception&
-               problem) {  // No memory or no thread to be had: this load's end, not the server's.
-    return fail(ErrorCode::kInternal, problem.what());
-  }
+ModelHost::Place* ModelHost::find_place(const std::string& name) const {
+  for (const auto& place : places_)
+    if (place->source.name == name) return place.get();
+  return nullptr;
 }
 
-ModelHost::Opened ModelHost::open_now(const ModelSource& source) const {
-  auto served = std::make_shared<ServedModel>();
-  served->name = source.name;
-  ASSIGN_OR_RETURN(served->engine, source.open());
-  const formats::ModelManifest& manifest = served->engine->manifest();
-  served->tokenizer = served->engine->tokenizer();
-  served->grammars = served->engine->grammars();
-  if (!source.chat_template.empty()) {
-    const auto spelled = [&](std::optional<TokenId> id) {
-      return id ? served->tokenizer->token_text(*id) : std::string();
-    };
-    ASSIGN_OR_RETURN(served->chat,
-                     text::parse_chat_template(source.chat_template, spelled(served->tokenizer->bos()),
-                                               spelled(served->tokenizer->eos())));
-  } else if (auto chat = text::load_chat_template(manifest); chat) {
-    served->chat = std::move(*chat);
-  } else if (chat.error().code != ErrorCode::kNotFound) {
-    return tl::unexpected<Error>(chat.error());
-  }
-  if (served->chat) {
-    served->answers = text::detect_answer_format(served->chat->source());
-    served->turns = text::find_turn_rules(*served->chat);
-    for (const std::string& spelling : text::marker_spellings(served->answers)) {
-      const auto id = served->tokenizer->find_token(spelling);
-      if (id && served->tokenizer->traits(*id).special) served->marker_tokens.push_back(*id);
-    }
-  }
-  ASSIGN_OR_RETURN(served->defaults, engine::default_sampling(manifest));
-  const model::Model& model = served->engine->model();
-  const uint32_t most = model.spec().context_max != 0 ? model.spec().context_max : 1u << 20;
-  served->context_tokens =
-      std::max(2u, options_.context_tokens == 0 ? most : std::min(most, options_.context_tokens));
-  served->prompt_bytes_max =
-      uint64_t{served->context_tokens} * kNormalisedShare * longest_token(*served->tokenizer);
-  engine::SchedulerOptions scheduler = options_.scheduler;
-  scheduler.context_max = served->context_tokens;
-  if (options_.neighbour_tokens != 0)
-    scheduler.kv_bytes = model.sequence_bytes(served->context_tokens) +
-                         (scheduler.parallel - 1) * model.sequence_bytes(std::min(served->context_tokens,
-                                                                                  options_.neighbour_tokens));
-  served->scheduler =
-      std::make_unique<engine::Scheduler>(*served->engine, &*served->tokenizer, scheduler, metrics_);
-  return served;
+ModelHost::Place& ModelHost::make_place(const std::string& name) {
+  if (Place* there = find_place(name)) return *there;
+  auto place = std::make_unique<Place>();
+  place->source.name = name;
+  place->uses = std::make_shared<ModelUses>(bell_);
+  place->keep_alive = options_.keep_alive;
+  places_.push_back(std::move(place));
+  return *places_.back();
+}
+
+ModelHost::Place& ModelHost::main_place() const { return *find_place(main_); }
+
+ModelHost::Place& ModelHost::local_place() const {
+  if (Place* next = next_.empty() ? nullptr : find_place(next_)) return *next;
+  Place& main = main_place();
+  if (main.ready() || main.state == State::kLoading) return main;
+  Place* last = nullptr;
+  for (const auto& place : places_)
+    if (place->ready() && (last == nullptr || place->last_used() > last->last_used())) last = place.get();
+  return last != nullptr ? *last : main;
+}
+
+void ModelHost::remove_unused() {
+  std::vector<std::unique_ptr<Place>> removed;  // Destroyed without the lock.
+  const MutexLock lock(mutex_);
+  const std::string main = main_, next = next_;
+  const auto unused = std::stable_partition(places_.begin(), places_.end(), [&](const auto& place) {
+    return place->model != nullptr || !place->waiting.empty() || place->source.name == main ||
+           place->source.name == next;
+  });
+  removed.assign(std::make_move_iterator(unused), std::make_move_iterator(places_.end()));
+  places_.erase(unused, places_.end());
 }
 
 Status ModelHost::load() {
-  const ModelSource first = source();
-  Status loaded = install(first, open(first));
-  uses_->ring();  // The keeper minds how long it stays.
+  Place* place = nullptr;
+  {
+    const MutexLock lock(mutex_);
+    place = &main_place();
+    place->state = State::kLoading;
+  }
+  Status loaded = install(*place, *open(*place, true));
+  bell_->ring();  // The keeper minds how long it stays.
   return loaded;
 }
 
-bool ModelHost::when_ready(const Ready& ready, const Asker& asker) {
+Result<ModelHost::Wanted> ModelHost::resolve(const std::string& asked) const {
+  {
+    const MutexLock lock(mutex_);
+    if (means_local(asked)) return Wanted{local_place().source.name, true};
+    for (const auto& place : places_)
+      if (names_model(asked, place->source.name)) return Wanted{place->source.name, false};
+  }
+  const auto nothing = [&] { return fail(ErrorCode::kNotFound, "there is no model " + asked); };
+  if (!options_.by_name || !options_.find) return nothing();
+  if (names_model(asked, options_.model.name)) return Wanted{options_.model.name, false};
+  if (!options_.resolve) return Wanted{without_tag(asked), false};
+  ASSIGN_OR_RETURN(std::string name, options_.resolve(asked));
+  return Wanted{std::move(name), false};
+}
+
+bool ModelHost::when_ready(const Wanted& wanted, const Ready& ready, const Asker& asker) {
   Opened answer;
-  const size_t waiting_max = options_.scheduler.parallel + options_.scheduler.queue_max;
+  const engine::SchedulerOptions& scheduler = options_.serving.scheduler;
+  const size_t waiting_max = scheduler.parallel + scheduler.queue_max;
   std::vector<Waiting> left;  // Let go of without the lock.
   {
     const MutexLock lock(mutex_);
+    Place* place = wanted.local ? &local_place() : find_place(wanted.name);
     if (draining_) {
       answer = shutting_down();
-    } else if (model_ != nullptr) {
-      answer = uses_->hand_out(model_, ModelUses::Kind::kWork);
-    } else if (waiting_.size() >= waiting_max && !drop_who_left(left)) {
-      answer = fail(ErrorCode::kUnavailable, std::to_string(waiting_.size()) +
-                                                 " requests are waiting for the model to be loaded already");
+    } else if (place != nullptr && place->ready()) {
+      place->used = Clock::now();
+      answer = place->uses->hand_out(place->model, ModelUses::Kind::kWork);
+    } else if (waiting_count() >= waiting_max && !drop_who_left(left)) {
+      answer = fail(ErrorCode::kUnavailable,
+                    std::to_string(waiting_max) + " requests are waiting for the model to be loaded already");
     } else {
-      waiting_.push_back({ready, asker});
-      state_ = State::kLoading;
+      if (place == nullptr) place = &make_place(wanted.name);
+      place->waiting.push_back({ready, asker, ++arrivals_, wanted.local});
+      place->state = State::kLoading;
     }
   }
   if (!answer || *answer != nullptr) {
     ready(answer);
     return false;
   }
-  uses_->ring();
+  bell_->ring();
   return true;
 }
 
+size_t ModelHost::waiting_count() const {
+  size_t count = 0;
+  for (const auto& place : places_) count += place->waiting.size();
+  return count;
+}
+
 bool ModelHost::drop_who_left(std::vector<Waiting>& left) {
-  const auto gone = std::stable_partition(waiting_.begin(), waiting_.end(), [](const Waiting& one) {
-    return !one.asker || !one.asker->expired();
-  });
-  left.assign(std::make_move_iterator(gone), std::make_move_iterator(waiting_.end()));
-  waiting_.erase(gone, waiting_.end());
+  for (const auto& place : places_) {
+    std::vector<Waiting>& waiting = place->waiting;
+    const auto gone = std::stable_partition(waiting.begin(), waiting.end(), [](const Waiting& one) {
+      return !one.asker || !one.asker->expired();
+    });
+    left.insert(left.end(), std::make_move_iterator(gone), std::make_move_iterator(waiting.end()));
+    waiting.erase(gone, waiting.end());
+  }
   return !left.empty();
 }
 
-void ModelHost::release(Done done) { ask({Wish::Kind::kRelease, "", std::move(done)}); }
+void ModelHost::release(std::string name, Done done) {
+  ask({Wish::Kind::kRelease, std::move(name), std::move(done)});
+}
 void ModelHost::reload(Done done) { ask({Wish::Kind::kReload, "", std::move(done)}); }
 void ModelHost::switch_to(std::string name, Done done) {
   ask({Wish::Kind::kSwitch, std::move(name), std::move(done)});
@@ -181,82 +211,98 @@ void ModelHost::ask(Wish wish) {
     }
   }
   if (refused) return done(tl::unexpected<Error>(*refused));
-  uses_->ring();
+  bell_->ring();
 }
 
-void ModelHost::keep_for(std::chrono::milliseconds time) {
+void ModelHost::keep_for(const Wanted& wanted, std::chrono::milliseconds time) {
   {
     const MutexLock lock(mutex_);
-    if (model_ == nullptr) {
-      if (state_ == State::kLoading) keep_next_ = time;
+    Place* place = wanted.local ? &local_place() : find_place(wanted.name);
+    if (place == nullptr) return;
+    if (place->model == nullptr) {
+      if (place->state == State::kLoading) place->keep_next = time;
       return;
     }
-    keep_alive_ = time;
-    (void)expire_if_due();
+    place->keep_alive = time;
+    std::optional<Clock::time_point> until;
+    (void)next_to_free(until);  // What is not to be kept is not handed out from now on.
   }
-  uses_->ring();
-}
-
-bool ModelHost::expire_if_due() {
-  if (model_ == nullptr || leaving_ != nullptr || keep_alive_ == kForever) return false;
-  const ModelUses::Counts counts = uses_->counts();
-  if (counts.work != 0 || Clock::now() < counts.idle_since + keep_alive_) return false;
-  leaving_ = std::exchange(model_, nullptr);
-  state_ = State::kUnloaded;
-  return true;
+  bell_->ring();
 }
 
 void ModelHost::keep() {
   while (!stopping()) {
-    std::optional<Wish> wish;
     std::optional<Clock::time_point> until;
-    {
-      const MutexLock lock(mutex_);
-      wish = next_wish(until);
-    }
-    if (wish) {
-      grant(*wish);
-    } else {
-      uses_->wait(until);
-    }
+    if (!work(until)) bell_->wait(until);
   }
   give_up();
 }
 
-std::optional<ModelHost::Wish> ModelHost::next_wish(std::optional<Clock::time_point>& until) {
-  if (leaving_ != nullptr || expire_if_due()) return Wish{Wish::Kind::kFree, "", {}};
-  if (!wishes_.empty()) {
-    Wish wish = std::move(wishes_.front());
-    wishes_.pop_front();
-    return wish;
+bool ModelHost::work(std::optional<Clock::time_point>& until) {
+  Place *to_free = nullptr, *to_load = nullptr;
+  std::optional<Wish> wish;
+  std::string why;
+  {
+    const MutexLock lock(mutex_);
+    to_free = next_to_free(until);
+    if (to_free != nullptr) {
+      why = to_free->leaves_why;
+    } else if (!wishes_.empty()) {
+      wish = std::move(wishes_.front());
+      wishes_.pop_front();
+    } else {
+      to_load = next_to_load();
+    }
   }
-  if (model_ == nullptr && !waiting_.empty()) return Wish{Wish::Kind::kLoad, "", {}};
-  // While it is used, its last use rings.
-  const ModelUses::Counts counts = uses_->counts();
-  if (model_ != nullptr && counts.work == 0 && keep_alive_ != kForever)
-    until = counts.idle_since + keep_alive_;
-  return std::nullopt;
+  bool worked = true;
+  if (to_free != nullptr) {
+    const std::string name = to_free->source.name;
+    if (unload(*to_free, State::kUnloaded, "the model was unloaded"))
+      tell("unloaded " + name + (why.empty() ? ", which nobody uses" : why));
+  } else if (wish) {
+    grant(*wish);
+  } else {
+    worked = to_load != nullptr && load_wanted(*to_load);
+  }
+  remove_unused();
+  return worked;
+}
+
+// One that is leaving, or whose time has come, and that nobody uses; it is marked as leaving.
+ModelHost::Place* ModelHost::next_to_free(std::optional<Clock::time_point>& until) {
+  const auto now = Clock::now();
+  for (const auto& place : places_) {
+    if (place->model == nullptr) continue;
+    const ModelUses::Counts counts = place->uses->counts();
+    if (counts.work != 0) continue;  // Its last use rings.
+    if (!place->leaving) {
+      if (place->keep_alive == kForever) continue;
+      const auto due = counts.idle_since + place->keep_alive;
+      if (now < due) {
+        until = until ? std::min(*until, due) : due;
+        continue;
+      }
+      place->leaving = true;
+      place->state = State::kUnloaded;
+    }
+    return place.get();
+  }
+  return nullptr;
+}
+
+ModelHost::Place* ModelHost::next_to_load() const {
+  Place* first = nullptr;
+  for (const auto& place : places_)
+    if (place->model == nullptr && !place->waiting.empty() &&
+        (first == nullptr || place->waiting.front().number < first->waiting.front().number))
+      first = place.get();
+  return first;
 }
 
 void ModelHost::grant(const Wish& wish) {
   switch (wish.kind) {
-    case Wish::Kind::kFree: {
-      std::shared_ptr<ServedModel> model;
-      {
-        const MutexLock lock(mutex_);
-        model = std::exchange(leaving_, nullptr);
-      }
-      const std::string name = model->name;
-      let_go(std::move(model), "the model was unloaded");
-      return tell("unloaded " + name + ", which nobody uses");
-    }
-    case Wish::Kind::kLoad: {
-      const ModelSource now = source();
-      (void)install(now, open(now));  // Whoever waits is told.
-      return;
-    }
     case Wish::Kind::kRelease:
-      return wish.done(release_now());
+      return wish.done(release_now(wish.name));
     case Wish::Kind::kReload:
       return wish.done(reload_now());
     case Wish::Kind::kSwitch:
@@ -264,113 +310,283 @@ void ModelHost::grant(const Wish& wish) {
   }
 }
 
-Result<ModelHost::Change> ModelHost::release_now() {
-  Change change{name(), false};
-  // Who asks meanwhile waits, and has it loaded again.
-  if (std::shared_ptr<ServedModel> model = take(State::kUnloaded); model != nullptr) {
-    change.was_loaded = true;
-    let_go(std::move(model), "the model was unloaded");
-    tell("unloaded " + change.previous);
+Result<ModelHost::Change> ModelHost::release_now(const std::string& name) {
+  Change change{name.empty() ? this->name() : name, false};
+  std::vector<Place*> places;
+  {
+    const MutexLock lock(mutex_);
+    for (const auto& place : places_)
+      if (name.empty() || place->source.name == name) places.push_back(place.get());
   }
+  // Who asks meanwhile waits, and has it loaded again.
+  for (Place* place : places)
+    if (unload(*place, State::kUnloaded, "the model was unloaded")) {
+      change.was_loaded = true;
+      tell("unloaded " + place->source.name);
+    }
   return change;
 }
 
 Result<ModelHost::Change> ModelHost::reload_now() {
-  const ModelSource now = source();
-  Change change{now.name, false};
-  if (std::shared_ptr<ServedModel> model = take(State::kLoading); model != nullptr) {
-    change.was_loaded = true;
-    let_go(std::move(model), "the model was loaded again");
+  Place* place = nullptr;
+  {
+    const MutexLock lock(mutex_);
+    place = &main_place();
   }
-  if (stopping()) return shutting_down();
-  if (const Status loaded = install(now, open(now)); !loaded)
-    return tl::unexpected<Error>(load_failure(now.name, loaded.error()));
-  tell("loaded " + now.name + " again");
+  Change change{place->source.name, false};
+  change.was_loaded = unload(*place, State::kLoading, "the model was loaded again");
+  Opened opened = stopping() ? Opened(shutting_down()) : *open(*place, true);
+  if (const Status loaded = install(*place, std::move(opened)); !loaded)
+    return tl::unexpected<Error>(load_failure(change.previous, loaded.error()));
+  tell("loaded " + change.previous + " again");
   return change;
 }
 
-Result<ModelSource> ModelHost::find_source(const std::string& name) const {
-  if (names_model(name, this->name())) return source();
-  if (names_model(name, options_.model.name)) return options_.model;
-  if (!options_.find) return fail(ErrorCode::kNotFound, "this server has no other models");
-  try {
-    return options_.find(name);
-  } catch (const std::exception& problem) {  // As in open().
-    return fail(ErrorCode::kInternal, problem.what());
+Result<ModelSource> ModelHost::source_named(const std::string& name) const {
+  {
+    const MutexLock lock(mutex_);
+    if (names_model(name, main_)) return main_place().source;
+    for (const auto& place : places_)
+      if (place->found && names_model(name, place->source.name)) return place->source;
   }
+  if (names_model(name, options_.model.name)) return options_.model;
+  return find_source(options_.find, name);
 }
 
 Result<ModelHost::Change> ModelHost::switch_now(const std::string& name) {
-  const ModelSource before = source();
-  ASSIGN_OR_RETURN(const ModelSource wanted, find_source(name));
-  Change change{before.name, find_model() != nullptr};
-  const bool same = wanted.name == before.name;
-  if (same && change.was_loaded) return change;
+  ASSIGN_OR_RETURN(const ModelSource source, source_named(name));
+  Place *wanted = nullptr, *before = nullptr;
+  Change change;
+  bool there = false;
   {
     const MutexLock lock(mutex_);
-    next_name_ = wanted.name;
+    before = &main_place();
+    wanted = &make_place(source.name);
+    there = wanted->model != nullptr;
+    change = {main_, before->model != nullptr};
+    if (!there) {
+      wanted->source = source;
+      wanted->found = true;
+      wanted->state = State::kLoading;
+    }
+    next_ = wanted == before && there ? "" : source.name;
   }
-  if (std::shared_ptr<ServedModel> model = take(State::kLoading); model != nullptr)
-    let_go(std::move(model), "the server switched to the model " + wanted.name);
-  Opened opened = stopping() ? Opened(shutting_down()) : open(wanted);
-  if (opened || same) {
-    if (const Status loaded = install(wanted, std::move(opened)); !loaded)
-      return tl::unexpected<Error>(load_failure(wanted.name, loaded.error()));
-    if (!same) tell("switched from " + before.name + " to " + wanted.name);
+  if (next_name().empty()) {
+    stay(*wanted);
     return change;
   }
-  Error error = load_failure(wanted.name, opened.error());
-  tell(error.message);
-  if (stopping()) return tl::unexpected<Error>(error);
-  bool wants = change.was_loaded;
+  if (wanted != before)
+    (void)unload(*before, State::kUnloaded, "the server switched to the model " + source.name);
+  Status loaded;
+  if (!there) {
+    Opened opened = stopping() ? Opened(shutting_down()) : *open(*wanted, true);
+    if (!opened && wanted != before) {
+      Error error = load_failure(source.name, opened.error());
+      switch_failed(*wanted, *before, change.was_loaded, error);
+      return tl::unexpected<Error>(error);
+    }
+    loaded = install(*wanted, std::move(opened));
+  } else if (wanted != before) {
+    stay(*wanted);
+  }
   {
     const MutexLock lock(mutex_);
-    next_name_.clear();
-    wants = wants || !waiting_.empty();
-    if (!wants) state_ = State::kUnloaded;
+    main_ = source.name;
+    next_.clear();
   }
-  if (wants)
-    if (const Status back = install(before, open(before)); !back)
-      error.message += "; nor could " + before.name + ", the one before: " + back.error().message;
-  return tl::unexpected<Error>(error);
+  if (!loaded) return tl::unexpected<Error>(load_failure(source.name, loaded.error()));
+  if (wanted != before) tell("switched from " + change.previous + " to " + source.name);
+  return change;
 }
 
-std::shared_ptr<ServedModel> ModelHost::take(State next) {
+// The main one before is served again, to those who named none as well.
+void ModelHost::switch_failed(Place& wanted, Place& before, bool was_loaded, Error& error) {
+  tell(error.message);
+  bool wants = was_loaded;
+  {
+    const MutexLock lock(mutex_);
+    next_.clear();
+    const auto named = std::stable_partition(wanted.waiting.begin(), wanted.waiting.end(),
+                                             [](const Waiting& one) { return !one.local; });
+    before.waiting.insert(before.waiting.begin(), std::make_move_iterator(named),
+                          std::make_move_iterator(wanted.waiting.end()));
+    wanted.waiting.erase(named, wanted.waiting.end());
+    wants = (wants || !before.waiting.empty()) && !stopping_;
+    if (wants) before.state = State::kLoading;
+  }
+  (void)install(wanted, tl::unexpected<Error>(error));
+  if (!wants) return;
+  if (const Status back = install(before, *open(before, true)); !back)
+    error.message += "; nor could " + before.source.name + ", the one before: " + back.error().message;
+}
+
+// A loaded one that was to leave does not: whoever waits for it gets it.
+void ModelHost::stay(Place& place) {
+  Opened model;
+  {
+    const MutexLock lock(mutex_);
+    if (!place.leaving) return;
+    place.leaving = false;
+    place.leaves_why.clear();
+    place.keep_next = place.keep_alive;
+    model = place.model;
+  }
+  (void)install(place, std::move(model));
+}
+
+bool ModelHost::load_wanted(Place& place) {
+  std::vector<Waiting> left;
+  {
+    const MutexLock lock(mutex_);
+    if (drop_who_left(left) && place.waiting.empty()) {  // Nobody is unloaded for them.
+      place.state = State::kUnloaded;
+      place.need.reset();
+      return true;
+    }
+  }
+  const bool other = place.source.name != name();
+  if (other && !options_.by_name) {  // It was the main one when it was asked for.
+    (void)install(place, fail(ErrorCode::kNotFound, "there is no such model"));
+    return true;
+  }
+  if (!place.found) {
+    auto source = find_source(options_.find, place.source.name);
+    if (!source) {
+      (void)install(place, tl::unexpected<Error>(source.error()));
+      return true;
+    }
+    const MutexLock lock(mutex_);
+    source->name = place.source.name;
+    place.source = std::move(*source);
+    place.found = true;
+  }
+  std::optional<Opened> opened = open(place, false);
+  if (!opened) return false;
+  const bool good = opened->has_value();
+  (void)install(place, std::move(*opened));  // Whoever waits is told.
+  if (good && other) tell("loaded " + place.source.name);
+  return true;
+}
+
+std::optional<ModelHost::Opened> ModelHost::open(Place& place, bool end_others) {
+  if (!place.need) {
+    auto need = need_of(place.source);
+    if (!need) return Opened(tl::unexpected<Error>(need.error()));
+    place.need = *need;
+  }
+  while (true) {
+    if (stopping()) return Opened(shutting_down());
+    Result<uint64_t> budget = options_.budget ? options_.budget() : uint64_t{0};
+    if (!budget) return Opened(tl::unexpected<Error>(budget.error()));
+    claims_.set_budget(*budget);
+    Place* other = nullptr;
+    const RoomStep::Kind step = step_for(place, other);
+    if (step == RoomStep::Kind::kRefuse)
+      return Opened(too_small(place.source.name, *place.need, *budget, base_bytes_));
+    if (step == RoomStep::Kind::kAwait && !end_others) return std::nullopt;
+    if (step == RoomStep::Kind::kLoad) {
+      Opened opened = open_now(place);
+      // What was measured in headers is not all that it takes: what else could go goes before it is refused.
+      if (opened || opened.error().code != ErrorCode::kOutOfBudget) return opened;
+      const MutexLock lock(mutex_);
+      for (const auto& one : places_)
+        if (one->ready() && one->uses->counts().work == 0) other = one.get();
+      if (other == nullptr) return opened;
+      other->leaving = true;
+    }
+    const std::string name = other->source.name;
+    if (unload(*other, State::kUnloaded, "room was made for the model " + place.source.name))
+      tell("unloaded " + name + " to make room for " + place.source.name);
+  }
+}
+
+RoomStep::Kind ModelHost::step_for(Place& place, Place*& other) {
   const MutexLock lock(mutex_);
-  state_ = waiting_.empty() ? next : State::kLoading;
-  return std::exchange(model_ != nullptr ? model_ : leaving_, nullptr);
+  std::vector<HeldModel> held;
+  std::vector<Place*> of_held;
+  for (const auto& one : places_) {
+    if (one->model == nullptr) continue;
+    held.push_back({one->claim.bytes(), one->uses->counts().work != 0, one->leaving, one->last_used()});
+    of_held.push_back(one.get());
+  }
+  const RoomStep step =
+      next_step(*place.need, {claims_.budget(), base_bytes_, std::max(1u, options_.models_max)}, held);
+  if (step.kind == RoomStep::Kind::kUnload || step.kind == RoomStep::Kind::kAwait) {
+    other = of_held[step.model];
+    other->leaving = true;  // Nobody gets it from now on: whoever wants it waits until it is loaded again.
+    other->leaves_why = " to make room for " + place.source.name;
+  }
+  return step.kind;
 }
 
-void ModelHost::let_go(std::shared_ptr<ServedModel> model, const std::string& why) {
+ModelHost::Opened ModelHost::open_now(Place& place) {
+  ServingOptions options = options_.serving;
+  uint64_t held_min = 0;
+  {
+    const MutexLock lock(mutex_);
+    for (const auto& one : places_) {
+      if (one->model == nullptr) continue;
+      held_min += one->claim.bytes();
+      if (one->has_prefix_folder) options.scheduler.prefix_folder = nullptr;
+    }
+  }
+  if (held_min != 0) held_min += base_bytes_;
+  options.scheduler.turns = &turns_;
+  Opened opened = open_served(place.source, options, held_min, metrics_);
+  if (!opened) platform::return_free_memory();
+  const MutexLock lock(mutex_);
+  place.has_prefix_folder = opened && options.scheduler.prefix_folder != nullptr;
+  return opened;
+}
+
+bool ModelHost::unload(Place& place, State next, const std::string& why) {
+  std::shared_ptr<ServedModel> model;
+  {
+    const MutexLock lock(mutex_);
+    place.state = place.waiting.empty() ? next : State::kLoading;
+    place.leaving = false;
+    place.leaves_why.clear();
+    model = std::exchange(place.model, nullptr);
+  }
+  if (model == nullptr) return false;
+  let_go(std::move(model), *place.uses, why);
+  const MutexLock lock(mutex_);
+  place.claim.release();
+  place.has_prefix_folder = false;
+  return true;
+}
+
+void ModelHost::let_go(std::shared_ptr<ServedModel> model, ModelUses& uses, const std::string& why) {
   const auto deadline = Clock::now() + options_.drain_wait;
-  while (!stopping() && uses_->counts().work != 0 && Clock::now() < deadline) uses_->wait(deadline);
+  while (!stopping() && uses.counts().work != 0 && Clock::now() < deadline) bell_->wait(deadline);
   model->scheduler->stop(why);  // Here, so that whoever holds the model last joins no thread.
   const auto last = Clock::now() + kHolderWait;
-  while (!stopping() && uses_->counts().all != 0 && Clock::now() < last) uses_->wait(last);
+  while (!stopping() && uses.counts().all != 0 && Clock::now() < last) bell_->wait(last);
   model.reset();
   platform::return_free_memory();
 }
 
-Status ModelHost::install(const ModelSource& source, Opened opened) {
+Status ModelHost::install(Place& place, Opened opened) {
   std::vector<Waiting> waiting;
   std::vector<Opened> answers;
   Status status = opened ? Status() : Status(tl::unexpected<Error>(opened.error()));
   {
     const MutexLock lock(mutex_);
-    source_ = source;
-    next_name_.clear();
-    state_ = opened ? State::kReady : State::kFailed;
+    place.state = opened ? State::kReady : State::kFailed;
+    place.need.reset();
     if (opened) {
-      model_ = std::move(*opened);
-      keep_alive_ = std::exchange(keep_next_, std::nullopt).value_or(options_.keep_alive);
-      uses_->touch();
-      if (draining_) model_->scheduler->drain();
+      place.claim = claims_.hold(memory::Tag::kWeights, (*opened)->engine->claimed_bytes());
+      place.model = std::move(*opened);
+      place.keep_alive = std::exchange(place.keep_next, std::nullopt).value_or(options_.keep_alive);
+      place.used = Clock::now();
+      place.uses->touch();
+      if (draining_) place.model->scheduler->drain();
     }
-    waiting.swap(waiting_);
+    waiting.swap(place.waiting);
     answers.reserve(waiting.size());
     for (size_t i = 0; i < waiting.size(); ++i) {
       if (status) {
-        answers.emplace_back(uses_->hand_out(model_, ModelUses::Kind::kWork));
+        answers.emplace_back(place.uses->hand_out(place.model, ModelUses::Kind::kWork));
       } else {
         answers.emplace_back(tl::unexpected<Error>(status.error()));
       }
@@ -388,63 +604,15 @@ void ModelHost::give_up() {
   std::deque<Wish> wishes;
   {
     const MutexLock lock(mutex_);
-    waiting.swap(waiting_);
+    for (const auto& place : places_) {
+      waiting.insert(waiting.end(), std::make_move_iterator(place->waiting.begin()),
+                     std::make_move_iterator(place->waiting.end()));
+      place->waiting.clear();
+    }
     wishes.swap(wishes_);
   }
   for (const Waiting& one : waiting) one.ready(shutting_down());
   for (const Wish& wish : wishes) wish.done(shutting_down());
-}
-
-ModelHost::State ModelHost::state() const {
-  const MutexLock lock(mutex_);
-  return state_;
-}
-
-std::shared_ptr<ServedModel> ModelHost::find_model() const {
-  const MutexLock lock(mutex_);
-  return uses_->hand_out(model_, ModelUses::Kind::kLook);
-}
-
-std::string ModelHost::name() const {
-  const MutexLock lock(mutex_);
-  return source_.name;
-}
-
-ModelHost::Names ModelHost::names() const {
-  const MutexLock lock(mutex_);
-  return {source_.name, next_name_};
-}
-
-api::OllamaModel ModelHost::facts() const {
-  const MutexLock lock(mutex_);
-  api::OllamaModel facts = source_.facts;
-  facts.name = source_.name;
-  return facts;
-}
-
-ModelSource ModelHost::source() const {
-  const MutexLock lock(mutex_);
-  return source_;
-}
-
-std::optional<std::chrono::milliseconds> ModelHost::expires_in() const {
-  const MutexLock lock(mutex_);
-  if (model_ == nullptr) return std::nullopt;
-  if (keep_alive_ == kForever) return kForever;
-  const ModelUses::Counts counts = uses_->counts();
-  if (counts.work != 0) return keep_alive_;
-  const auto left = counts.idle_since + keep_alive_ - Clock::now();
-  return std::max(std::chrono::milliseconds(0), std::chrono::duration_cast<std::chrono::milliseconds>(left));
-}
-
-std::vector<std::string> ModelHost::others() const {
-  std::vector<std::string> names = options_.list ? options_.list() : std::vector<std::string>();
-  names.push_back(options_.model.name);
-  const std::string served = name();
-  std::sort(names.begin(), names.end());
-  names.erase(std::unique(names.begin(), names.end()), names.end());
-  names.erase(std::remove(names.begin(), names.end(), served), names.end());
-  return names;
 }
 
 void ModelHost::tell(const std::string& line) const {
@@ -464,7 +632,8 @@ bool ModelHost::stopping() const {
 void ModelHost::drain() {
   const MutexLock lock(mutex_);
   draining_ = true;
-  if (model_ != nullptr) model_->scheduler->drain();
+  for (const auto& place : places_)
+    if (place->model != nullptr) place->model->scheduler->drain();
 }
 
 void ModelHost::stop() {
@@ -473,9 +642,9 @@ void ModelHost::stop() {
     const MutexLock lock(mutex_);
     stopping_ = true;
   }
-  uses_->ring();
+  bell_->ring();
   if (keeper_.joinable()) keeper_.join();
-  if (const std::shared_ptr<ServedModel> model = find_model()) model->scheduler->stop();
+  for (const Loaded& one : loaded()) one.model->scheduler->stop();
 }
 
 }  // namespace mlxf::server

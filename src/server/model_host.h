@@ -1,10 +1,13 @@
-// ModelHost: the model that is served: loaded before or by the first request, let go of, loaded again, and exchanged
-// for another one.
+// ModelHost: the models that are served: loaded by the requests that name them, let go of, loaded again, and exchanged.
 //
-// One thread, `keeper`, does all of that, one thing after the other, so that requests are answered, or held with
+// One of them is the main one: it is what "local", or no name, means, and what switch_to() exchanges. Others are loaded
+// because a request names them. As many stay loaded as fit the one memory budget and `models_max`; model_room.h says
+// which go when there is no room. Models that a request waits for are loaded in the order in which they were asked for.
+//
+// One thread, `keeper`, loads and unloads, one thing after the other, so that requests are answered, or held with
 // heartbeats, meanwhile. A model is let go of once no request needs it; where it must go (release, reload, a switch)
-// requests under way get `drain_wait` to end. New ones wait for the model that comes. A model that cannot be loaded
-// leaves the place to the one before. There is never memory for two: the old one is gone before the new one is read.
+// requests under way get `drain_wait` to end; to make room for a request it is never taken from another one. A model
+// that cannot be loaded by a switch leaves the place to the one before.
 //
 // Thread-safe: ModelHost; start and stop() are for one thread. What it hands out is counted (model_uses.h). Callbacks
 // of when_ready() run on the caller's thread when the model is there, others on the keeper's; they must not block.
@@ -25,52 +28,26 @@
 #include "base/metrics.h"
 #include "base/mutex.h"
 #include "base/result.h"
-#include "decode/sampler.h"
-#include "engine/engine.h"
-#include "engine/scheduler.h"
+#include "engine/turns.h"
+#include "memory/ledger.h"
+#include "server/model_room.h"
 #include "server/model_uses.h"
-#include "text/answer_format.h"
-#include "text/chat_template.h"
-#include "text/tokenizer.h"
-#include "text/turn_rules.h"
+#include "server/served_model.h"
 
 namespace mlxf::server {
 
-// Immutable once loaded, but for the scheduler, which is thread-safe.
-struct ServedModel {
-  std::string name;
-  std::unique_ptr<engine::Engine> engine;  // The scheduler's thread's; constant facts may be read.
-  std::optional<text::Tokenizer> tokenizer;
-  std::optional<text::ChatTemplate> chat;
-  text::AnswerFormat answers;          // As the chat template tells it.
-  text::TurnRules turns;               // As it follows them.
-  std::vector<TokenId> marker_tokens;  // Special tokens that the format needs to see.
-  std::optional<text::GrammarCompiler> grammars;
-  decode::SamplingParams defaults;
-  uint32_t context_tokens = 0;                   // Of one request.
-  uint64_t prompt_bytes_max = 0;                 // A longer text cannot be so few tokens.
-  std::unique_ptr<engine::Scheduler> scheduler;  // Last: its thread uses the others.
-};
-
-// A model that can be served, and how to open it.
-struct ModelSource {
-  std::string name;             // As clients call it.
-  api::OllamaModel facts = {};  // Of its files; what depends on serving it is filled in elsewhere.
-  std::string chat_template;    // Jinja source instead of the model's own; empty: the model's.
-  std::function<Result<std::unique_ptr<engine::Engine>>()> open;  // With a tokenizer and grammars.
-};
-
 struct ModelHostOptions {
-  ModelSource model;  // The first.
-  // Another one by its name, which comes from a client: kInvalidArgument for what is none, kNotFound, or why it cannot
-  // be served. Called by the keeper. Unset: there are no others.
-  std::function<Result<ModelSource>(const std::string& name)> find = {};
-  std::function<std::vector<std::string>()> list = {};  // Names that `find` knows; any thread.
-  uint32_t context_tokens = 0;                          // Wanted of one request; 0: the model's.
-  engine::SchedulerOptions scheduler;
-  // Room for keys and values is that of one whole context and of this many tokens for each further parallel request;
-  // 0: of `parallel` whole contexts.
-  uint32_t neighbour_tokens = 0;
+  ModelSource model;    // The first main one.
+  FindModel find = {};  // Another one by its name; any thread. Unset: there are no others.
+  // What a name that a client gives comes to, without reading models: the name that `find` takes and that is said.
+  // Unset: itself.
+  std::function<Result<std::string>(const std::string& asked)> resolve = {};  // Any thread.
+  std::function<std::vector<api::OllamaModel>()> list = {};  // That `find` knows; any thread.
+  bool by_name = true;      // A request that names another model has it loaded.
+  uint32_t models_max = 3;  // Loaded at once.
+  // Of the whole process, now; 0: none. The keeper's thread. Unset: none.
+  std::function<Result<uint64_t>()> budget = {};
+  ServingOptions serving;
   std::chrono::milliseconds keep_alive = kForever;  // A model that nobody used for so long is let go of.
   std::chrono::milliseconds drain_wait{30'000};     // For requests under way, when a model must go.
   std::function<void(const std::string& line)> log = {};  // What became of a model; the keeper's thread.
@@ -82,7 +59,7 @@ class ModelHost {
   using Ready = std::function<void(const Result<std::shared_ptr<ServedModel>>&)>;
   // What a change came to.
   struct Change {
-    std::string previous;  // The model's name before.
+    std::string previous;  // The main model's name before; of a release by name, that name.
     bool was_loaded = false;
   };
   using Done = std::function<void(const Result<Change>&)>;
@@ -92,42 +69,73 @@ class ModelHost {
   ModelHost(const ModelHost&) = delete;
   ModelHost& operator=(const ModelHost&) = delete;
 
-  // Loads on the calling thread. REQUIRES: before anything else.
+  // Loads the main model on the calling thread. REQUIRES: before anything else.
   [[nodiscard]] Status load() MLXF_EXCLUDES(mutex_);
+
+  // The model that a request means.
+  struct Wanted {
+    std::string name;  // As it is called here.
+    bool local =
+        true;  // It named none, or "local": the main one or, where that is not loaded but others are, the one
+               // of those that was used last.
+  };
+  // kNotFound for what is none, or where only the main one may be named; kInvalidArgument says why it is none.
+  [[nodiscard]] Result<Wanted> resolve(const std::string& asked) const MLXF_EXCLUDES(mutex_);
   // Calls back once the model is there, or with why it is not; loads it if nobody has. After a failure the next call
   // tries again. kUnavailable when too many wait already, or after drain(); whoever left meanwhile is not counted: who
   // asks for an `asker` that has expired may never be called. False if the call back was made at once.
   using Asker = std::optional<std::weak_ptr<const void>>;
-  bool when_ready(const Ready& ready, const Asker& asker = std::nullopt) MLXF_EXCLUDES(mutex_);
+  bool when_ready(const Wanted& wanted, const Ready& ready, const Asker& asker = std::nullopt)
+      MLXF_EXCLUDES(mutex_);
+  bool when_ready(const Ready& ready, const Asker& asker = std::nullopt) MLXF_EXCLUDES(mutex_) {
+    return when_ready(Wanted{}, ready, asker);
+  }
 
-  // Lets go of the model; the next request loads it again.
-  void release(Done done) MLXF_EXCLUDES(mutex_);
-  // Lets go of it and loads it, as its files are now.
+  // Lets go of the model of that name, or of all (empty); the next request loads it again.
+  void release(std::string name, Done done) MLXF_EXCLUDES(mutex_);
+  // Lets go of the main one and loads it, as its files are now.
   void reload(Done done) MLXF_EXCLUDES(mutex_);
-  // Serves the model of that name from now on, and loads it. On failure the one before is served again.
+  // The model of that name is the main one from now on, and loaded; the one before is let go of first. On failure that
+  // one is served again.
   void switch_to(std::string name, Done done) MLXF_EXCLUDES(mutex_);
-  // For how long the model that is loaded, or being loaded, is kept once nobody uses it, until it is loaded again.
-  // 0: not at all.
-  void keep_for(std::chrono::milliseconds time) MLXF_EXCLUDES(mutex_);
+  // For how long a model that is loaded, or being loaded, is kept once nobody uses it, until it is loaded again. 0: not
+  // at all.
+  void keep_for(const Wanted& wanted, std::chrono::milliseconds time) MLXF_EXCLUDES(mutex_);
 
+  // Of the model that "local" means.
   [[nodiscard]] State state() const MLXF_EXCLUDES(mutex_);
   // For a look: null while it is not there.
   [[nodiscard]] std::shared_ptr<ServedModel> find_model() const MLXF_EXCLUDES(mutex_);
-  [[nodiscard]] std::string name() const MLXF_EXCLUDES(mutex_);
-  [[nodiscard]] api::OllamaModel facts() const MLXF_EXCLUDES(mutex_);  // With the name.
-  struct Names {
-    std::string now;
-    std::string next;  // Of the model that is being switched to; empty: none is.
-  };
-  [[nodiscard]] Names names() const MLXF_EXCLUDES(mutex_);
-  // How long the loaded model still stays if nobody uses it; kForever, or nothing if none is loaded.
+  // How long it still stays if nobody uses it; kForever, or nothing if it is not loaded.
   [[nodiscard]] std::optional<std::chrono::milliseconds> expires_in() const MLXF_EXCLUDES(mutex_);
-  // Where kept prefixes go from memory; null: nowhere.
-  [[nodiscard]] const engine::PrefixFolder* prefix_folder() const { return options_.scheduler.prefix_folder; }
-  // Names that switch_to() takes besides the served one's.
-  [[nodiscard]] std::vector<std::string> others() const MLXF_EXCLUDES(mutex_);
 
-  // Refuses further requests, here and in the scheduler.
+  [[nodiscard]] std::string name() const MLXF_EXCLUDES(mutex_);       // Of the main one.
+  [[nodiscard]] std::string next_name() const MLXF_EXCLUDES(mutex_);  // In a switch; empty: there is none.
+
+  struct Loaded {
+    api::OllamaModel facts;
+    std::shared_ptr<ServedModel> model;  // For a look.
+    std::chrono::milliseconds expires_in = kForever;
+    bool busy = false;
+    uint64_t claim_bytes = 0;  // Of the budget; 0: there is none.
+  };
+  // The main one first, then by name.
+  [[nodiscard]] std::vector<Loaded> loaded() const MLXF_EXCLUDES(mutex_);
+  // All that could be asked for: the main one first, then by name; with by_name off that one alone.
+  [[nodiscard]] std::vector<api::OllamaModel> servable() const MLXF_EXCLUDES(mutex_);
+  [[nodiscard]] bool by_name() const { return options_.by_name; }
+  // Names that switch_to() takes besides the main one's.
+  [[nodiscard]] std::vector<std::string> others() const MLXF_EXCLUDES(mutex_);
+  // Of one that is not loaded, from its files, which are read for that.
+  [[nodiscard]] Result<api::OllamaModel> facts_of(const Wanted& wanted) const MLXF_EXCLUDES(mutex_);
+  // The budget as it was when a model was loaded last, and what loaded models may come to take of it.
+  [[nodiscard]] memory::LedgerSnapshot claims() const { return claims_.snapshot(); }
+  // Where kept prefixes go from memory; null: nowhere.
+  [[nodiscard]] const engine::PrefixFolder* prefix_folder() const {
+    return options_.serving.scheduler.prefix_folder;
+  }
+
+  // Refuses further requests, here and in the schedulers.
   void drain() MLXF_EXCLUDES(mutex_);
   [[nodiscard]] bool draining() const MLXF_EXCLUDES(mutex_);
   // drain(), ends what runs, and joins the threads.
@@ -137,61 +145,102 @@ class ModelHost {
   using Clock = ModelUses::Clock;
   using Opened = Result<std::shared_ptr<ServedModel>>;
   struct Wish {
-    enum class Kind : uint8_t { kFree, kLoad, kRelease, kReload, kSwitch } kind;
-    std::string name;  // Of kSwitch.
+    enum class Kind : uint8_t { kRelease, kReload, kSwitch } kind;
+    std::string name;
     Done done;
   };
   struct Waiting {
     Ready ready;
     Asker asker;
+    uint64_t number = 0;  // By arrival.
+    bool local = true;
   };
-  [[nodiscard]] Opened open(const ModelSource& source) const;
-  [[nodiscard]] Opened open_now(const ModelSource& source) const;
+  // A model that is loaded or wanted, or the main one. Guarded by mutex_, but for `source`, which the keeper sets,
+  // under it, and may read without. Only the keeper removes places.
+  struct Place {
+    ModelSource source;
+    bool found = false;  // `source` is more than a name.
+    State state = State::kUnloaded;
+    std::shared_ptr<ModelUses> uses;     // Shared with what was handed out.
+    std::shared_ptr<ServedModel> model;  // Shared with requests in flight, counted.
+    bool leaving = false;                // It is handed out no more, and goes once it is idle.
+    std::string leaves_why;
+    Clock::time_point used;  // Handed out last.
+    std::chrono::milliseconds keep_alive = kForever;
+    std::optional<std::chrono::milliseconds> keep_next;  // What was said while it was being loaded.
+    std::optional<ModelNeed> need;                       // While it is wanted.
+    std::vector<Waiting> waiting;
+    memory::Reservation claim;
+    bool has_prefix_folder = false;
+    [[nodiscard]] bool ready() const { return model != nullptr && !leaving; }
+    [[nodiscard]] Clock::time_point last_used() const;
+    [[nodiscard]] std::optional<std::chrono::milliseconds> expires_in() const;
+  };
+
+  // Places. Null: there is none.
+  [[nodiscard]] Place* find_place(const std::string& name) const MLXF_REQUIRES(mutex_);
+  Place& make_place(const std::string& name) MLXF_REQUIRES(mutex_);
+  [[nodiscard]] Place& main_place() const MLXF_REQUIRES(mutex_);
+  [[nodiscard]] Place& local_place() const MLXF_REQUIRES(mutex_);
+  void remove_unused() MLXF_EXCLUDES(mutex_);
+
+  // Requests.
+  [[nodiscard]] size_t waiting_count() const MLXF_REQUIRES(mutex_);
   // Moves those whose asker has expired to `left`; false: nobody has.
   [[nodiscard]] bool drop_who_left(std::vector<Waiting>& left) MLXF_REQUIRES(mutex_);
 
+  // The keeper's thread.
   void keep() MLXF_EXCLUDES(mutex_);
-  [[nodiscard]] std::optional<Wish> next_wish(std::optional<Clock::time_point>& until) MLXF_REQUIRES(mutex_);
+  // False: there is nothing to do until `until`, or a ring.
+  [[nodiscard]] bool work(std::optional<Clock::time_point>& until) MLXF_EXCLUDES(mutex_);
+  [[nodiscard]] Place* next_to_free(std::optional<Clock::time_point>& until) MLXF_REQUIRES(mutex_);
+  [[nodiscard]] Place* next_to_load() const MLXF_REQUIRES(mutex_);
   void grant(const Wish& wish) MLXF_EXCLUDES(mutex_);
   void give_up() MLXF_EXCLUDES(mutex_);
   void ask(Wish wish) MLXF_EXCLUDES(mutex_);
-  [[nodiscard]] bool expire_if_due() MLXF_REQUIRES(mutex_);
 
-  [[nodiscard]] Result<Change> release_now() MLXF_EXCLUDES(mutex_);
+  [[nodiscard]] Result<Change> release_now(const std::string& name) MLXF_EXCLUDES(mutex_);
   [[nodiscard]] Result<Change> reload_now() MLXF_EXCLUDES(mutex_);
   [[nodiscard]] Result<Change> switch_now(const std::string& name) MLXF_EXCLUDES(mutex_);
-  [[nodiscard]] Result<ModelSource> find_source(const std::string& name) const MLXF_EXCLUDES(mutex_);
-  // Takes the model out, for the state that follows; null if there is none. Of model_ and leaving_ one is null.
-  [[nodiscard]] std::shared_ptr<ServedModel> take(State next) MLXF_EXCLUDES(mutex_);
-  void let_go(std::shared_ptr<ServedModel> model, const std::string& why) MLXF_EXCLUDES(mutex_);
-  // Serves what was opened from `source`, or says to all who wait why not.
-  [[nodiscard]] Status install(const ModelSource& source, Opened opened) MLXF_EXCLUDES(mutex_);
-  [[nodiscard]] ModelSource source() const MLXF_EXCLUDES(mutex_);
+  void switch_failed(Place& wanted, Place& before, bool was_loaded, Error& error) MLXF_EXCLUDES(mutex_);
+  [[nodiscard]] Result<ModelSource> source_named(const std::string& name) const MLXF_EXCLUDES(mutex_);
+
+  // Loads what a request waits for. False: a model that is in use has to go first.
+  [[nodiscard]] bool load_wanted(Place& place) MLXF_EXCLUDES(mutex_);
+  // Makes room and opens. Requests that use what is in the way are waited for; whom `end_others` allows to, for
+  // drain_wait at most, and then ended; else nothing is returned.
+  [[nodiscard]] std::optional<Opened> open(Place& place, bool end_others) MLXF_EXCLUDES(mutex_);
+  // What is to be done for `place`; whom that concerns is marked as leaving.
+  [[nodiscard]] RoomStep::Kind step_for(Place& place, Place*& other) MLXF_EXCLUDES(mutex_);
+  [[nodiscard]] Opened open_now(Place& place) MLXF_EXCLUDES(mutex_);
+  // Takes the model out, for the state that follows, and lets go of it. False: there was none.
+  bool unload(Place& place, State next, const std::string& why) MLXF_EXCLUDES(mutex_);
+  void let_go(std::shared_ptr<ServedModel> model, ModelUses& uses, const std::string& why)
+      MLXF_EXCLUDES(mutex_);
+  void stay(Place& place) MLXF_EXCLUDES(mutex_);
+  // Serves what was opened, or says to all who wait why not.
+  Status install(Place& place, Opened opened) MLXF_EXCLUDES(mutex_);
   [[nodiscard]] bool stopping() const MLXF_EXCLUDES(mutex_);
   void tell(const std::string& line) const;
 
   const ModelHostOptions options_;
   Metrics& metrics_;
-  const std::shared_ptr<ModelUses> uses_;  // Shared with what was handed out.
+  const uint64_t base_bytes_;             // The process without models.
+  const std::shared_ptr<Doorbell> bell_;  // Shared with what was handed out.
+  engine::Turns turns_;                   // Of the models' schedulers.
+  memory::Ledger claims_;                 // Of the models, by their plans.
   mutable Mutex mutex_;
-  ModelSource source_ MLXF_GUARDED_BY(mutex_);
-  std::string next_name_ MLXF_GUARDED_BY(mutex_);
-  State state_ MLXF_GUARDED_BY(mutex_) = State::kUnloaded;
+  std::vector<std::unique_ptr<Place>> places_ MLXF_GUARDED_BY(mutex_);
+  std::string main_ MLXF_GUARDED_BY(mutex_);
+  std::string next_ MLXF_GUARDED_BY(mutex_);  // The main one to be, in a switch.
+  uint64_t arrivals_ MLXF_GUARDED_BY(mutex_) = 0;
   bool draining_ MLXF_GUARDED_BY(mutex_) = false;
   bool stopping_ MLXF_GUARDED_BY(mutex_) = false;
-  std::chrono::milliseconds keep_alive_ MLXF_GUARDED_BY(mutex_);
-  // What was said while the model was being loaded.
-  std::optional<std::chrono::milliseconds> keep_next_ MLXF_GUARDED_BY(mutex_);
-  std::shared_ptr<ServedModel> model_ MLXF_GUARDED_BY(mutex_);    // Shared with requests in flight, counted.
-  std::shared_ptr<ServedModel> leaving_ MLXF_GUARDED_BY(mutex_);  // Expired; the keeper frees it.
-  std::vector<Waiting> waiting_ MLXF_GUARDED_BY(mutex_);
   std::deque<Wish> wishes_ MLXF_GUARDED_BY(mutex_);
   std::thread keeper_;  // Last: it uses the others.
 };
 
-// Whether a request for `asked` means the model that is served as `name`: by its name, "local", or not said.
+// Whether a request for `asked` means the model that is called `name`: by its name, "local", or not said.
 [[nodiscard]] bool names_model(const std::string& asked, const std::string& name);
-// The same of the model that is served now or, in a switch, next.
-[[nodiscard]] bool may_mean(const std::string& asked, const ModelHost::Names& names);
 
 }  // namespace mlxf::server

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <map>
 #include <set>
 
 #include "base/bounded_queue.h"
@@ -36,7 +37,8 @@ class ModelHostTest : public testing::Test {
     ModelSource source;
     source.name = name;
     source.facts.format = "safetensors";
-    source.open = [this, name]() -> Result<std::unique_ptr<engine::Engine>> {
+    if (needs_.count(name) != 0) source.need = [this, name] { return Result<ModelNeed>(needs_[name]); };
+    source.open = [this, name](uint64_t) -> Result<std::unique_ptr<engine::Engine>> {
       ++loads_;
       if (name == "slow") {
         loading_.push(1);
@@ -52,13 +54,18 @@ class ModelHostTest : public testing::Test {
   void start_with(ModelSource first) {
     options_.model = std::move(first);
     options_.find = [this](const std::string& name) -> Result<ModelSource> {
-      if (name != "second" && name != "broken" && name != "slow")
+      if (name != "second" && name != "third" && name != "broken" && name != "slow")
         return fail(ErrorCode::kNotFound, "there is no model " + name);
       return source(name);
     };
-    options_.list = [] { return std::vector<std::string>{"second", "first", "second"}; };
-    options_.context_tokens = 512;
-    options_.scheduler.parallel = 2;
+    options_.list = [] {
+      std::vector<api::OllamaModel> models(3);
+      models[0].name = models[2].name = "second";
+      models[1].name = "first";
+      return models;
+    };
+    options_.serving.context_tokens = 512;
+    options_.serving.scheduler.parallel = 2;
     options_.log = [this](const std::string& line) { told_.push(line); };
     host_ = std::make_unique<ModelHost>(options_, metrics_);
   }
@@ -71,6 +78,22 @@ class ModelHostTest : public testing::Test {
     for (int i = 0; i < count; ++i)
       host().when_ready([answers](const Result<Model>& model) { answers->push(model); });
     return answers;
+  }
+  Answers ask_for(const std::string& name, int count = 1) {
+    auto answers = std::make_shared<BoundedQueue<Result<Model>>>(16);
+    for (int i = 0; i < count; ++i)
+      host().when_ready({name, false}, [answers](const Result<Model>& model) { answers->push(model); });
+    return answers;
+  }
+  Result<Model> ready(const std::string& name) {
+    const Answers answers = ask_for(name);
+    auto answer = answers->wait(kPatience);
+    return answer ? std::move(*answer) : Result<Model>(fail(ErrorCode::kDeadline, "nobody answered"));
+  }
+  std::vector<std::string> loaded() {
+    std::vector<std::string> names;
+    for (const ModelHost::Loaded& one : host().loaded()) names.push_back(one.facts.name);
+    return names;
   }
   // What is answered once it is; the handle counts as a request under way.
   Result<Model> ready() {
@@ -91,9 +114,9 @@ class ModelHostTest : public testing::Test {
     host().switch_to(name, into(done));
     return wait(done);
   }
-  Result<ModelHost::Change> release() {
+  Result<ModelHost::Change> release(const std::string& name = "") {
     const auto done = std::make_shared<Done>(1);
-    host().release(into(done));
+    host().release(name, into(done));
     return wait(done);
   }
   bool comes_to(State state) {
@@ -124,7 +147,8 @@ class ModelHostTest : public testing::Test {
   Metrics metrics_;
   ModelHostOptions options_;
   std::atomic<int> loads_{0};
-  std::set<std::string> broken_;  // Changed between loads only.
+  std::set<std::string> broken_;            // Changed between loads only.
+  std::map<std::string, ModelNeed> needs_;  // Likewise.
   BoundedQueue<int> loading_{8}, go_on_{8};
   BoundedQueue<std::string> told_{64};
   std::unique_ptr<ModelHost> host_;  // Last: it uses the others.
@@ -141,7 +165,7 @@ TEST_F(ModelHostTest, LoadsWithTheFirstRequestAndOnceForAll) {
   EXPECT_EQ(host().state(), State::kReady);
   EXPECT_EQ(host().expires_in(), kForever);
   EXPECT_EQ(host().find_model()->name, "first");
-  EXPECT_EQ(host().facts().name, "first");
+  EXPECT_EQ(host().loaded().at(0).facts.name, "first");
   EXPECT_THAT(host().others(), ElementsAre("second"));
 }
 
@@ -171,7 +195,7 @@ TEST_F(ModelHostTest, TheTimeThatIsSaidWhileItLoadsHolds) {
   start_with(source("slow"));
   const Answers answers = ask();
   ASSERT_TRUE(loading_.wait(kPatience));
-  host().keep_for(milliseconds(0));
+  host().keep_for({}, milliseconds(0));
   go_on_.push(1);
   ASSERT_TRUE(answers->wait(kPatience)->has_value());
   const auto line = told_.wait(kPatience);
@@ -180,8 +204,8 @@ TEST_F(ModelHostTest, TheTimeThatIsSaidWhileItLoadsHolds) {
 }
 
 TEST_F(ModelHostTest, WhoLeftMeanwhileTakesNoPlaceInTheQueue) {
-  options_.scheduler.parallel = 2;
-  options_.scheduler.queue_max = 2;
+  options_.serving.scheduler.parallel = 2;
+  options_.serving.scheduler.queue_max = 2;
   start_with(source("slow"));
   auto asker = std::make_shared<int>(0);
   const auto answers = std::make_shared<BoundedQueue<Result<Model>>>(16);
@@ -216,7 +240,7 @@ TEST_F(ModelHostTest, WaitsForRequestsUnderWayAndHoldsNewOnes) {
   auto held = ready();
   ASSERT_TRUE(held);
   const auto done = std::make_shared<Done>(1);
-  host().release(into(done));
+  host().release("", into(done));
   ASSERT_TRUE(comes_to(State::kUnloaded));
   const Answers later = ask();
   EXPECT_FALSE(done->wait(milliseconds(50))) << "somebody uses the model";
@@ -263,7 +287,7 @@ TEST_F(ModelHostTest, SwitchesToAModelByName) {
 TEST_F(ModelHostTest, AnUnknownModelDisturbsNobody) {
   start();
   engine::Ticket ticket = endless(*ready(), 60);
-  const auto refused = switch_to("third");
+  const auto refused = switch_to("none");
   ASSERT_FALSE(refused);
   EXPECT_EQ(refused.error().code, ErrorCode::kNotFound);
   EXPECT_EQ(host().state(), State::kReady);
@@ -279,7 +303,7 @@ TEST_F(ModelHostTest, ABrokenModelLeavesThePlaceToTheOneBefore) {
   EXPECT_EQ(refused.error().code, ErrorCode::kCorrupt) << "not the client's mistake";
   EXPECT_THAT(refused.error().message, HasSubstr("the model broken could not be loaded: the header"));
   EXPECT_EQ(host().name(), "first");
-  EXPECT_EQ(host().names().next, "");
+  EXPECT_EQ(host().next_name(), "");
   EXPECT_EQ(host().state(), State::kReady);
   EXPECT_EQ((*ready())->name, "first");
   EXPECT_EQ(loads_, 3);
@@ -313,9 +337,8 @@ TEST_F(ModelHostTest, RequestsThatComeDuringASwitchGetTheNewModel) {
   ASSERT_TRUE(loading_.wait(kPatience));
   EXPECT_EQ(host().state(), State::kLoading);
   EXPECT_EQ(host().find_model(), nullptr) << "there is never memory for two";
-  EXPECT_TRUE(may_mean("first", host().names())) << "it may come back";
-  EXPECT_TRUE(may_mean("slow", host().names()));
-  EXPECT_FALSE(may_mean("second", host().names()));
+  EXPECT_EQ(host().resolve("")->name, "slow");
+  EXPECT_EQ(host().resolve("first")->name, "first") << "it may come back";
   const Answers answers = ask(2);
   EXPECT_FALSE(answers->poll());
   go_on_.push(1);
@@ -324,7 +347,7 @@ TEST_F(ModelHostTest, RequestsThatComeDuringASwitchGetTheNewModel) {
 }
 
 TEST_F(ModelHostTest, OnlySoManyMayWaitForAModel) {
-  options_.scheduler.queue_max = 1;  // Besides the 2 that may run.
+  options_.serving.scheduler.queue_max = 1;  // Besides the 2 that may run.
   start();
   host().switch_to("slow", into(std::make_shared<Done>(1)));
   ASSERT_TRUE(loading_.wait(kPatience));
@@ -375,11 +398,11 @@ TEST_F(ModelHostTest, WhatNobodyUsesIsLetGoOf) {
 
 TEST_F(ModelHostTest, ARequestSaysHowLongItsModelIsKept) {
   start();
-  host().keep_for(milliseconds(0));  // There is nothing to be kept, or not.
+  host().keep_for({}, milliseconds(0));  // There is nothing to be kept, or not.
   {
     const auto held = ready();
     ASSERT_TRUE(held);
-    host().keep_for(milliseconds(0));
+    host().keep_for({}, milliseconds(0));
     EXPECT_EQ(host().state(), State::kReady) << "not while it is used";
     EXPECT_EQ(host().expires_in(), milliseconds(0));
   }
@@ -387,12 +410,191 @@ TEST_F(ModelHostTest, ARequestSaysHowLongItsModelIsKept) {
   ASSERT_TRUE(ready());
   EXPECT_EQ(host().expires_in(), kForever) << "as the server says, once it is loaded again";
   const Model look = host().find_model();
-  host().keep_for(seconds(100));
+  host().keep_for({}, seconds(100));
   EXPECT_GT(host().expires_in(), seconds(50));
   EXPECT_LE(host().expires_in(), seconds(100));
-  host().keep_for(milliseconds(0));
+  host().keep_for({}, milliseconds(0));
   EXPECT_TRUE(comes_to(State::kUnloaded)) << "a look is no use";
   EXPECT_EQ(look->name, "first") << "and what is looked at stays";
+}
+
+TEST_F(ModelHostTest, ARequestLoadsTheModelThatItNamesBesideTheOther) {
+  start();
+  const auto first = ready();
+  const auto second = ready("second");
+  ASSERT_TRUE(first && second);
+  EXPECT_EQ((*second)->name, "second");
+  EXPECT_THAT(loaded(), ElementsAre("first", "second"));
+  EXPECT_EQ(host().name(), "first") << "the main one stays";
+  EXPECT_EQ((*ready())->name, "first");
+  EXPECT_EQ(told_.wait(kPatience), "loaded second");
+  engine::Ticket one = endless(*first, 30), other = endless(*second, 30);  // Both at once.
+  EXPECT_TRUE(std::holds_alternative<engine::Finished>(*last_event(one)));
+  EXPECT_TRUE(std::holds_alternative<engine::Finished>(*last_event(other)));
+  EXPECT_EQ(loads_, 2);
+}
+
+TEST_F(ModelHostTest, NamesThatMeanNoModelAreNotFound) {
+  start();
+  EXPECT_EQ(host().resolve("local")->name, "first");
+  EXPECT_TRUE(host().resolve("")->local);
+  EXPECT_FALSE(host().resolve("first:latest")->local);
+  EXPECT_EQ(host().resolve("first:latest")->name, "first");
+  EXPECT_EQ(ready("none").error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(ready("broken").error().code, ErrorCode::kInvalidArgument);
+  EXPECT_THAT(loaded(), ElementsAre()) << "nothing was let go of or loaded for them";
+  EXPECT_EQ(host().state(), State::kUnloaded);
+}
+
+TEST_F(ModelHostTest, OnlyTheMainModelWhereNamesChooseNone) {
+  options_.by_name = false;
+  start();
+  EXPECT_EQ(host().resolve("second").error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(host().servable().size(), 1u);
+  ASSERT_TRUE(ready());
+  ASSERT_TRUE(switch_to("second")) << "whoever runs the server may";
+  EXPECT_EQ(host().resolve("first").error().code, ErrorCode::kNotFound);
+  EXPECT_EQ(ready("first").error().code, ErrorCode::kNotFound) << "resolved before the switch";
+  EXPECT_THAT(loaded(), ElementsAre("second"));
+}
+
+TEST_F(ModelHostTest, OneModelAtATimeIsSwitchedByNames) {
+  options_.models_max = 1;
+  start();
+  ASSERT_TRUE(ready());
+  ASSERT_TRUE(ready("second"));
+  EXPECT_THAT(loaded(), ElementsAre("second"));
+  EXPECT_EQ((*ready())->name, "second") << "the loaded one, not to load another for no name";
+  ASSERT_TRUE(ready("first"));
+  EXPECT_THAT(loaded(), ElementsAre("first"));
+  EXPECT_EQ(told_.poll(), "unloaded first to make room for second");
+}
+
+TEST_F(ModelHostTest, AModelInUseIsNeverTakenFromItsRequests) {
+  options_.models_max = 1;
+  options_.drain_wait = milliseconds(0);  // Only those who run the server end answers.
+  start();
+  auto held = ready();
+  ASSERT_TRUE(held);
+  const Answers second = ask_for("second");
+  EXPECT_FALSE(second->wait(milliseconds(50))) << "somebody uses the first";
+  const Answers later = ask_for("first");  // Waits its turn, so that the second one does not wait for ever.
+  EXPECT_FALSE(later->wait(milliseconds(20)));
+  engine::Ticket ticket = endless(*held, 40);
+  held = Model();
+  const auto end = last_event(ticket);
+  ASSERT_TRUE(end && std::holds_alternative<engine::Finished>(*end));
+  EXPECT_EQ(std::get<engine::Finished>(*end).usage.generated_tokens, 40u);
+  {
+    const auto got = second->wait(kPatience);
+    ASSERT_TRUE(got && *got);
+    EXPECT_EQ((**got)->name, "second");
+  }
+  EXPECT_EQ((**later->wait(kPatience))->name, "first");
+}
+
+TEST_F(ModelHostTest, NobodyIsUnloadedForThoseWhoLeft) {
+  options_.models_max = 1;
+  start();
+  auto held = ready();
+  ASSERT_TRUE(held);
+  auto asker = std::make_shared<int>(0);
+  host().when_ready(
+      {"second", false}, [](const Result<Model>&) {}, asker);
+  asker.reset();
+  held = Model();
+  ASSERT_TRUE(ready());
+  EXPECT_THAT(loaded(), ElementsAre("first"));
+}
+
+TEST_F(ModelHostTest, ASwitchToAModelThatWasToLeaveKeepsIt) {
+  options_.models_max = 2;
+  start();
+  ASSERT_TRUE(ready());
+  const auto held = ready("second");
+  auto main = ready();
+  const Answers third = ask_for("third");
+  EXPECT_FALSE(third->wait(milliseconds(50))) << "both are in use";
+  const Answers again = ask_for("second");  // Waits: it is to leave.
+  EXPECT_FALSE(again->poll());
+  const auto done = std::make_shared<Done>(1);
+  host().switch_to("second", into(done));
+  EXPECT_FALSE(done->wait(milliseconds(20))) << "the one before is in use";
+  main = Model();
+  EXPECT_TRUE(wait(done));
+  EXPECT_EQ((**again->wait(kPatience))->name, "second");
+  EXPECT_EQ((**third->wait(kPatience))->name, "third");
+  EXPECT_THAT(loaded(), ElementsAre("second", "third"));
+}
+
+TEST_F(ModelHostTest, TheIdleOneThatWasUsedLongestAgoMakesRoom) {
+  options_.models_max = 2;
+  start();
+  ASSERT_TRUE(ready());
+  ASSERT_TRUE(ready("second"));
+  ASSERT_TRUE(ready());
+  ASSERT_TRUE(ready("third"));
+  EXPECT_THAT(loaded(), ElementsAre("first", "third"));
+  {
+    const auto held = ready();  // In use, and used longest ago in a moment.
+    ASSERT_TRUE(ready("third"));
+    ASSERT_TRUE(ready("second"));
+    EXPECT_THAT(loaded(), ElementsAre("first", "second"));
+  }
+}
+
+TEST_F(ModelHostTest, ABudgetThatIsTooSmallIsSaidInNumbers) {
+  constexpr uint64_t kMib = 1 << 20;
+  options_.budget = [] { return Result<uint64_t>(uint64_t{4096} * kMib); };
+  needs_["third"] = {uint64_t{8192} * kMib, uint64_t{9000} * kMib};
+  start();
+  ASSERT_TRUE(ready());
+  const auto refused = ready("third");
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, ErrorCode::kOutOfBudget);
+  EXPECT_THAT(refused.error().message, HasSubstr("the model third needs 8"));
+  EXPECT_THAT(refused.error().message, HasSubstr("the budget is 4 GiB: raise --memory-budget"));
+  EXPECT_THAT(loaded(), ElementsAre("first")) << "nobody goes for what cannot come";
+}
+
+TEST_F(ModelHostTest, EachModelIsKeptForAsLongAsItsRequestsSay) {
+  start();
+  ASSERT_TRUE(ready());
+  {
+    const auto held = ready("second");
+    host().keep_for({"second", false}, milliseconds(0));
+    EXPECT_THAT(loaded(), ElementsAre("first", "second")) << "not while it is used";
+  }
+  EXPECT_EQ(told_.wait(kPatience), "loaded second");
+  EXPECT_EQ(told_.wait(kPatience), "unloaded second, which nobody uses");
+  EXPECT_THAT(loaded(), ElementsAre("first"));
+  ASSERT_TRUE(ready("second"));
+  host().keep_for({"second", false}, seconds(100));
+  const auto all = host().loaded();
+  EXPECT_EQ(all.at(0).expires_in, kForever);
+  EXPECT_LE(all.at(1).expires_in, seconds(100));
+}
+
+TEST_F(ModelHostTest, ReleasesOneOfSeveralAndThenAll) {
+  start();
+  ASSERT_TRUE(ready());
+  ASSERT_TRUE(ready("second"));
+  EXPECT_TRUE(release("second")->was_loaded);
+  EXPECT_THAT(loaded(), ElementsAre("first"));
+  EXPECT_FALSE(release("second")->was_loaded);
+  ASSERT_TRUE(ready("second"));
+  EXPECT_TRUE(release()->was_loaded);
+  EXPECT_THAT(loaded(), ElementsAre());
+}
+
+TEST_F(ModelHostTest, ASwitchTakesAModelThatIsThereAlready) {
+  start();
+  ASSERT_TRUE(ready());
+  ASSERT_TRUE(ready("second"));
+  ASSERT_TRUE(switch_to("second"));
+  EXPECT_EQ(loads_, 2);
+  EXPECT_EQ(host().name(), "second");
+  EXPECT_THAT(loaded(), ElementsAre("second"));
 }
 
 TEST_F(ModelHostTest, ManyAsTheyComeAndGo) {
@@ -409,7 +611,7 @@ TEST_F(ModelHostTest, ManyAsTheyComeAndGo) {
         } else if (i == 1) {
           (void)release();
         } else {
-          auto model = ready();
+          auto model = i == 2 ? ready() : ready(round % 3 == 0 ? "third" : "second");
           ASSERT_TRUE(model) << model.error().message;
           engine::Ticket ticket = endless(*model, 4);
           model = Model();
@@ -428,7 +630,7 @@ TEST_F(ModelHostTest, TheEndRefusesWhatWaits) {
   const auto changing = std::make_shared<Done>(1), waiting = std::make_shared<Done>(1);
   host().switch_to("slow", into(changing));
   ASSERT_TRUE(loading_.wait(kPatience));
-  host().release(into(waiting));
+  host().release("", into(waiting));
   const Answers answers = ask();
   host().drain();
   EXPECT_EQ(ask()->poll()->error().code, ErrorCode::kUnavailable);

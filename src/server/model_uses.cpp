@@ -36,9 +36,8 @@ void ModelUses::drop(Kind kind) {
     const MutexLock lock(mutex_);
     --counts_.all;
     if (kind == Kind::kWork && --counts_.work == 0) counts_.idle_since = Clock::now();
-    rung_ = true;
   }
-  rung_changed_.notify_all();
+  bell_->ring();
 }
 
 ModelUses::Counts ModelUses::counts() const {
@@ -51,7 +50,7 @@ void ModelUses::touch() {
   counts_.idle_since = Clock::now();
 }
 
-void ModelUses::ring() {
+void Doorbell::ring() {
   {
     const MutexLock lock(mutex_);
     rung_ = true;
@@ -59,7 +58,7 @@ void ModelUses::ring() {
   rung_changed_.notify_all();
 }
 
-void ModelUses::wait(std::optional<Clock::time_point> until) {
+void Doorbell::wait(std::optional<Clock::time_point> until) {
   const MutexLock lock(mutex_);
   while (!rung_) {
     if (!until) {

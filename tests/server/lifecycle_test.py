@@ -59,7 +59,7 @@ class Lifecycle(unittest.TestCase):
 
 class Switching(Lifecycle):
     def test_by_name_and_back(self):
-        with self.serve("--preload") as server:
+        with self.serve("--preload", "--no-switch-by-name") as server:
             before = self.text(server)
             answer = self.ok(server, "/v1/models/switch", {"model": OTHER})
             self.assertEqual(answer, {"switched": True, "model": OTHER, "previous": NAME})
@@ -373,7 +373,7 @@ class OverMcp(Lifecycle):
         with self.serve() as server:
             models = self.tool(server, "list_models")["structuredContent"]["models"]
             self.assertEqual(models[0]["id"], NAME)
-            self.assertEqual({m["status"] for m in models[1:]}, {"not served"})
+            self.assertEqual({m["status"] for m in models[1:]}, {"not loaded"})
             self.assertIn(OTHER, [m["id"] for m in models])
             result = self.tool(server, "switch_model", {"model": OTHER})
             self.assertEqual(result["structuredContent"], {"switched": True, "model": OTHER, "previous": NAME})

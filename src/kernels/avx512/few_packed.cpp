@@ -1,5 +1,5 @@
-// Products of one to eight tokens with MLX's packed codes of 2 to 8 bits on the stored layout, four rows and four groups
-// at a time (groups.h).
+// Products of one to eight tokens with MLX's packed codes of 2 to 8 bits on the stored layout, four rows and four
+// groups at a time (groups.h).
 //
 // A permutation takes the BITS bytes of each eight codes to a quadword, of which a multishift gives a byte each: three
 // operations for 64 codes, and two to bring each group to a lane of its own. 64 bytes of 4 bits are 128 codes: a shift,

@@ -1,6 +1,6 @@
-// What the products of one to eight tokens share: four neighbouring rows and four groups of each are multiplied together, which
-// leaves the sum of group q and row r in lane 4 q + r. Four rows are one ascending run of memory, which a core reads at
-// the memory's speed; sixteen side by side got 35 to 38 GB/s of 52 from two cores of Zen 5.
+// What the products of one to eight tokens share: four neighbouring rows and four groups of each are multiplied
+// together, which leaves the sum of group q and row r in lane 4 q + r. Four rows are one ascending run of memory, which
+// a core reads at the memory's speed; sixteen side by side got 35 to 38 GB/s of 52 from two cores of Zen 5.
 // Everything here has internal linkage: each object file carries its own copy, so that none built with AVX-512 can be
 // picked for a program that runs on a machine without. Pure functions over borrowed memory; any thread.
 #pragma once
