@@ -18,6 +18,8 @@
 namespace mlxf::cli {
 namespace {
 
+constexpr uint64_t kContextMax = uint64_t{1} << 30;  // Positions of all streams.
+
 struct Flags {
   ModelFlags model;
   uint32_t prompt = 512;
@@ -255,7 +257,7 @@ void add_plan(const Flags& flags, uint64_t budget, const SpeedLimit& limit,
   const auto expected = expect(path, options);
   if (!expected) std::fprintf(stderr, "no plan to compare with: %s\n", expected.error().message.c_str());
   for (Row& row : rows)
-    if (expected && row.streams == 1)
+    if (expected)
       row.expected_tok_s = row.bytes_per_token != 0 ? expected->decode_tok_s : expected->prompt_tok_s;
 }
 
@@ -292,13 +294,13 @@ Result<std::vector<Row>> measure_rows(const Flags& flags, engine::Engine& engine
       return measure(engine, tokens, flags.prompt, model.chunk_tokens(), flags.depth, logits);
     }));
   }
-  routing = watch_routing(engine);
   for (const uint32_t streams : flags.generate != 0 ? flags.streams : std::vector<uint32_t>{}) {
     Row row;
     row.test = "tg" + std::to_string(flags.generate) + suffix;
     row.bytes_per_token = model.active_bytes();
     row.streams = streams;
     if (streams == 1) {
+      routing = watch_routing(engine);
       RETURN_IF_ERROR(add(std::move(row),
                           [&] { return measure(engine, tokens, flags.generate, 1, flags.depth, logits); }));
       continue;
@@ -316,8 +318,13 @@ Result<std::vector<Row>> measure_rows(const Flags& flags, engine::Engine& engine
 Status run(const Flags& flags) {
   engine::EngineOptions options;
   options.sequences = *std::max_element(flags.streams.begin(), flags.streams.end());
-  options.context_tokens = std::max(flags.depth + std::max(flags.prompt, flags.generate),
-                                    options.sequences * (flags.depth + flags.generate));
+  const uint64_t context = std::max<uint64_t>(flags.depth + std::max(flags.prompt, flags.generate),
+                                              uint64_t{options.sequences} * (flags.depth + flags.generate));
+  if (context > kContextMax)
+    return fail(ErrorCode::kInvalidArgument, "--streams, --depth and --generate come to " +
+                                                 std::to_string(context) + " positions; at most " +
+                                                 std::to_string(kContextMax));
+  options.context_tokens = static_cast<uint32_t>(context);
   SpeedLimit limit(flags.model.threads);
   ASSIGN_OR_RETURN(const uint64_t budget, flags.model.budget_bytes());
   RETURN_IF_ERROR(limit.probe(budget / 2));
@@ -330,7 +337,9 @@ Status run(const Flags& flags) {
   RETURN_IF_ERROR(judge(flags, budget, *engine, routing.get(), limit, rows));
   RETURN_IF_ERROR(flags.model.finish(*engine));
   const double load_seconds = engine->load_seconds();
-  if (engine->model().weight_cache() != nullptr) add_plan(flags, budget, limit, std::move(engine), rows);
+  // A plan is made for one text.
+  if (engine->model().weight_cache() != nullptr && options.sequences == 1)
+    add_plan(flags, budget, limit, std::move(engine), rows);
   print(flags, rows, load_seconds, peak_bytes);
   return {};
 }

@@ -318,7 +318,7 @@ void Cpu::attention(std::span<const AttentionJob> jobs) {
     for (uint32_t begin = 0; begin < jobs[i].count; begin += kAttentionChunkQueries)
       s.chunks.push_back({i, begin, std::min(jobs[i].count, begin + kAttentionChunkQueries)});
   s.pool.parallel_for(static_cast<uint32_t>(s.chunks.size()), [&](uint32_t c, uint32_t worker) {
-    // The last chunks of a job attend to the most positions: hand those out first.
+    // The last chunks of a job attend to the most positions: every thread begins with its longest.
     const RowChunk& chunk = s.chunks[s.chunks.size() - 1 - c];
     const AttentionJob& job = jobs[chunk.job];
     const auto attend = job.latent ? s.kernels.latent_attention : s.kernels.attention;

@@ -392,8 +392,10 @@ void PrefixFolder::run_read(Job& job) {
   } else if (read.error().code == ErrorCode::kIo) {
     tell("kept prefixes are no longer read or written, until the server starts again: " +
          read.error().message);
-  } else {
+  } else if (read.error().code == ErrorCode::kCorrupt || read.error().code == ErrorCode::kNotFound) {
     reject(job.number, read.error());
+  } else {  // What cannot be read now may be whole.
+    tell("a kept prefix could not be read this time: " + read.error().message);
   }
 }
 
