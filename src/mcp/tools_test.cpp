@@ -80,7 +80,7 @@ TEST(McpTools, NamesWhatItRefuses) {
   EXPECT_THAT(refused("{}"), HasSubstr("prompt or messages must be given"));
   EXPECT_THAT(refused(R"({"prompt": "a", "messages": []})"), HasSubstr("one of them"));
   EXPECT_THAT(refused(R"({"prompt": 1})"), HasSubstr("prompt must be a string"));
-  EXPECT_THAT(refused(R"({"prompt": "a", "model": "b"})"), HasSubstr("generate has no argument model"));
+  EXPECT_THAT(refused(R"({"prompt": "a", "mood": "b"})"), HasSubstr("generate has no argument mood"));
   EXPECT_THAT(refused(R"({"prompt": "a", "temperature": "hot"})"), HasSubstr("temperature"));
   EXPECT_THAT(refused(R"({"prompt": "a", "max_tokens": 0})"), HasSubstr("max_tokens"));
   EXPECT_THAT(refused(R"({"messages": [{"role": "cook", "content": "a"}]})"), HasSubstr("messages[0].role"));

@@ -129,9 +129,12 @@ Status ModelHost::load() {
 Result<ModelHost::Wanted> ModelHost::resolve(const std::string& asked) const {
   {
     const MutexLock lock(mutex_);
-    if (means_local(asked)) return Wanted{local_place().source.name, true};
+    const Place& local = local_place();
+    if (means_local(asked)) return Wanted{local.source.name, true};
+    // Where names choose nothing, a model that is on its way out is none.
     for (const auto& place : places_)
-      if (names_model(asked, place->source.name)) return Wanted{place->source.name, false};
+      if ((options_.by_name || place.get() == &local) && names_model(asked, place->source.name))
+        return Wanted{place->source.name, false};
   }
   const auto nothing = [&] { return fail(ErrorCode::kNotFound, "there is no model " + asked); };
   if (!options_.by_name || !options_.find) return nothing();

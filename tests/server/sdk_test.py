@@ -202,6 +202,7 @@ class OllamaPackage(unittest.TestCase):
         shown = self.client.show(NAME)
         self.assertEqual(shown.details.family, "qwen3_moe")
         self.assertEqual(shown.modelinfo["qwen3_moe.context_length"], 4096)
+        self.client.generate(model=NAME)  # Loads it.
         self.assertEqual([m.context_length for m in self.client.ps().models], [512])
         self.assertEqual(self.server.request("GET", "/")[2], b"Ollama is running")
         self.assertRegex(self.server.json("GET", "/api/version")[1]["version"], r"^\d+\.\d+\.\d+$")
