@@ -171,6 +171,7 @@ struct BlockProduct {
   float* y;
   uint64_t y_stride;
 
+  static constexpr bool kOneToken = true;
   template <uint32_t T>
   void run(uint32_t row, uint32_t count, uint32_t token, bool first) const {
     const FourRows rows = four_rows(w.data, w.row_bytes, row, count);
