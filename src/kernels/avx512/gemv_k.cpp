@@ -1,10 +1,11 @@
-// Decode products (one token) of Q2_K, Q3_K and IQ4_XS on the stored layout, four rows at a time (four_rows.h).
+// Decode products (one token) of Q2_K, Q3_K, Q5_K and IQ4_XS on the stored layout, four rows at a time
+// (four_rows.h).
 //
-// Codes are multiplied a row at a time: pairs of products in words (vpmaddubsw: at most 2 * 7 * 127), which vpdpwssd
+// Codes are multiplied a row at a time: pairs of products in words (vpmaddubsw: at most 2 * 31 * 127), which vpdpwssd
 // scales and adds up in 16 lanes. IQ4_XS's are too large for words: the lanes of a sub-block are added up first
 // (vpdpbusd, a sub-block to each 128-bit lane) and scaled then. Scales and minima of four rows are unpacked together, a
-// row to each 128-bit lane. Some 140 vector operations for 336 bytes of Q2_K, 170 for 440 of Q3_K, 90 for
-// 544 of IQ4_XS, two to four a cycle on Zen 5. Block layouts: kernels/reference/blocks.cpp.
+// row to each 128-bit lane. Some 160 vector operations for 704 bytes of Q5_K, 140 for 336 of Q2_K, 170 for 440 of Q3_K,
+// 90 for 544 of IQ4_XS, two to four a cycle on Zen 5. Block layouts: kernels/reference/blocks.cpp.
 #include <immintrin.h>
 
 #include <cstdint>
@@ -18,6 +19,7 @@ namespace {
 
 constexpr uint32_t kQ2KBytes = 84;
 constexpr uint32_t kQ3KBytes = 110;
+constexpr uint32_t kQ5KBytes = 176;
 constexpr uint32_t kIq4XsBytes = 136;
 constexpr int kOrAnd = 0xf8;  // Of three-way logic: a | (b & c)
 
@@ -84,6 +86,12 @@ MLXF_INLINE __m512i pick_bits(uint32_t to, uint32_t lower, uint32_t upper) {
   return join(each(lower), each(upper));
 }
 
+// Words that take byte `lower` of each lane, or `upper` in the upper half of the lanes.
+MLXF_INLINE __m512i pick_words(uint32_t lower, uint32_t upper) {
+  return join(_mm256_set1_epi16(static_cast<short>(0x8000u | lower)),
+              _mm256_set1_epi16(static_cast<short>(0x8000u | upper)));
+}
+
 // Words for bit pairs of shift c: the bytes of sub-blocks 2 c, 2 c + 1 and of those eight further, as they are or
 // (UPPER) 256 times a signed byte.
 template <bool UPPER>
@@ -93,6 +101,15 @@ MLXF_INLINE __m512i pick_pair_words(uint32_t c) {
   };
   return join(_mm256_set_m128i(lane(2 * c + 1), lane(2 * c)),
               _mm256_set_m128i(lane(2 * c + 9), lane(2 * c + 8)));
+}
+
+// Sub-blocks 0, 2, 1, 3 of every four: the order of the low and then the high nibbles of 64 bytes of Q5_K.
+void order_q5_k(const int8_t* codes, uint32_t cols, int8_t* out) {
+  for (uint32_t k = 0; k < cols; k += 128) {
+    const __m512i a = load(codes + k), b = load(codes + k + 64);
+    _mm512_store_si512(out + k, _mm512_shuffle_i64x2(a, b, 0x44));
+    _mm512_store_si512(out + k + 64, _mm512_shuffle_i64x2(a, b, 0xee));
+  }
 }
 
 // Elements 0 .. 15 of every 32, then 16 .. 31: the order of the nibbles of 64 bytes of IQ4_XS.
@@ -114,6 +131,21 @@ void order_pairs(const int8_t* codes, uint32_t cols, int8_t* out) {
 
 MLXF_INLINE __m512i bit_pairs(__m512i q, uint32_t c) {
   return _mm512_and_si512(_mm512_srli_epi16(q, 2 * c), bytes_of(3));
+}
+
+// The 8 scales and then the 8 minima of 6 bits of Q5_K's 12 bytes, which stand behind each lane's first dword.
+MLXF_INLINE __m512i unpack_k_scales(__m512i head) {
+  const __m512i low_shift = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0, 0, 4));
+  const __m512i low_mask =
+      _mm512_broadcast_i32x4(_mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f));
+  const __m512i high_mask = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x30303030, 0, 0x30303030));
+  const __m512i low = _mm512_and_si512(
+      _mm512_srlv_epi32(_mm512_shuffle_epi32(head, static_cast<_MM_PERM_ENUM>(_MM_SHUFFLE(3, 2, 3, 1))),
+                        low_shift),
+      low_mask);
+  const __m512i high =
+      _mm512_srli_epi32(_mm512_shuffle_epi32(head, static_cast<_MM_PERM_ENUM>(_MM_SHUFFLE(2, 2, 1, 1))), 2);
+  return _mm512_ternarylogic_epi64(low, high, high_mask, kOrAnd);
 }
 
 // The 16 scales of 6 bits, less 32, of Q3_K's 12 bytes, which stand behind the first two bytes of each lane.
@@ -146,6 +178,45 @@ MLXF_INLINE void for_each_block(const MatrixView& w, uint32_t row_begin, uint32_
 }
 
 }  // namespace
+
+void gemv_q5_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
+               void* scratch) {
+  auto* codes = static_cast<int8_t*>(scratch);
+  order_q5_k(x.codes, x.cols, codes);
+  const __m512i pick[4] = {pick_words(0, 2), pick_words(1, 3), pick_words(4, 6), pick_words(5, 7)};
+  const __m512i fifth[4] = {pick_bits(4, 0, 2), pick_bits(4, 1, 3), pick_bits(4, 4, 6), pick_bits(4, 5, 7)};
+  for_each_block<true>(
+      w, row_begin, row_end, kQ5KBytes, y, [&](const FourRows& rows, uint32_t b, Totals& totals) {
+        const uint64_t at = uint64_t{b} * kQ5KBytes;
+        const __m512i head = load_lanes(rows, at), scales = unpack_k_scales(head);
+        __m512i v[kRows];
+#pragma GCC unroll 4
+        for (uint32_t r = 0; r < kRows; ++r) {
+          const uint8_t* block = rows.at[r] + at;
+          const __m512i own = _mm512_permutexvar_epi64(_mm512_set1_epi64(2 * r), scales);
+          const __m512i bits = twice(load_half(block + 16));
+          v[r] = _mm512_setzero_si512();
+#pragma GCC unroll 2
+          for (uint32_t h = 0; h < 2; ++h) {
+            const __m512i q = load(block + 48 + h * 64);
+            const int8_t* with = codes + b * 256 + h * 128;
+            const auto join_bits = [&](__m512i nibbles, uint32_t i) {
+              const __m512i bit = _mm512_multishift_epi64_epi8(fifth[2 * h + i], bits);
+              return _mm512_ternarylogic_epi64(nibbles, bit, bytes_of(0x10), kOrAnd);
+            };
+            const __m512i low = _mm512_maddubs_epi16(join_bits(low_nibbles(q), 0), load(with));
+            const __m512i high = _mm512_maddubs_epi16(join_bits(high_nibbles(q), 1), load(with + 64));
+            v[r] = _mm512_dpwssd_epi32(v[r], low, _mm512_shuffle_epi8(own, pick[2 * h]));
+            v[r] = _mm512_dpwssd_epi32(v[r], high, _mm512_shuffle_epi8(own, pick[2 * h + 1]));
+          }
+        }
+        const __m512i sums = _mm512_broadcast_i32x4(load_lane(x.sums32 + b * 8));
+        const __m512i minima = _mm512_unpackhi_epi8(scales, _mm512_setzero_si512());
+        const __m128i floats = first_dwords(head);
+        add_block(add_lanes(sum_lanes(v)), add_dwords(_mm512_madd_epi16(minima, sums)), lower_halves(floats),
+                  upper_halves(floats), x.scales[b], totals);
+      });
+}
 
 void gemv_q2_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                void* scratch) {

@@ -35,12 +35,20 @@ void matmul_i8_few(const MatrixView& w, uint32_t row_begin, uint32_t row_end, co
   (few ? FEW : matmul_panels)(w, row_begin, row_end, x, y, y_stride, scratch);
 }
 
+// The same with a faster product of its own for one token.
+template <Few FEW, uint32_t TOKENS, Gemv GEMV>
+void matmul_i8_few_or_one(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                          float* y, uint64_t y_stride, void* scratch) {
+  if (x.tokens == 1) return GEMV(w, row_begin, row_end, x, y, scratch);
+  matmul_i8_few<FEW, TOKENS>(w, row_begin, row_end, x, y, y_stride, scratch);
+}
+
 // MLX's packed codes. Those of 4 and 8 bits cost few operations to unpack.
 void matmul_i8_packed(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                       float* y, uint64_t y_stride, void* scratch) {
-  if (x.tokens == 1) return gemv_mlx_packed(w, row_begin, row_end, x, y, scratch);
-  const auto kernel = w.bits == 4 || w.bits == 8 ? matmul_i8_few<multiply_few_mlx_packed, 8>
-                                                 : matmul_i8_few<multiply_few_mlx_packed, 4>;
+  const auto kernel = w.bits == 4 || w.bits == 8
+                          ? matmul_i8_few_or_one<multiply_few_mlx_packed, 8, gemv_mlx_packed>
+                          : matmul_i8_few_or_one<multiply_few_mlx_packed, 4, gemv_mlx_packed>;
   kernel(w, row_begin, row_end, x, y, y_stride, scratch);
 }
 
@@ -68,7 +76,7 @@ constexpr KernelTable make_table() {
   t.matmul_i8[at(WeightFormat::kQ2_K)] = matmul_i8<gemv_q2_k>;
   t.matmul_i8[at(WeightFormat::kQ3_K)] = matmul_i8<gemv_q3_k>;
   t.matmul_i8[at(WeightFormat::kQ4_K)] = matmul_i8_few<multiply_few_q4_k, 8>;
-  t.matmul_i8[at(WeightFormat::kQ5_K)] = matmul_i8_few<multiply_few_q5_k, 8>;
+  t.matmul_i8[at(WeightFormat::kQ5_K)] = matmul_i8_few_or_one<multiply_few_q5_k, 8, gemv_q5_k>;
   t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8_few<multiply_few_q6_k, 8>;
   t.matmul_i8[at(WeightFormat::kIQ4_NL)] = matmul_i8_few<multiply_few_iq4_nl, 4>;
   t.matmul_i8[at(WeightFormat::kIQ4_XS)] = matmul_i8<gemv_iq4_xs>;
