@@ -15,7 +15,8 @@ namespace mlxf::kernels::avx512 {
 void matmul_panels(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                    float* y, uint64_t y_stride, void* scratch);
 
-// y = W x for up to kFewTokens tokens, on the stored layout; for several of them with up to kFewColsMax columns.
+// y = W x for up to kFewTokens tokens, on the stored layout, several of them with up to kFewColsMax columns. Those of
+// q8_0, i8_row, q5_k and mlx_packed take two tokens or more.
 inline constexpr uint32_t kFewTokens = 8;
 inline constexpr uint32_t kFewColsMax = 100000;
 void multiply_few_q4_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
@@ -46,6 +47,8 @@ void multiply_few_q6_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end
                        float* y, uint64_t y_stride, void* scratch);
 
 // y = W x for one token, on the stored layout.
+void gemv_mlx_packed(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                     float* y, void* scratch);
 void gemv_q2_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                void* scratch);
 void gemv_q3_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,

@@ -19,13 +19,13 @@ namespace {
 enum class ScaleKind : uint8_t { kHalf, kHalfPair, kExponent, kExponentApart, kFloatApart };
 
 struct Layout {
-  uint32_t bytes;        // Of a block.
-  uint32_t codes;        // Where in a block the 16 bytes of nibbles or the 32 signed bytes begin,
-  uint32_t fifth;        // and the four bytes of fifth bits; 0: none.
-  ScaleKind scale;       // d; d and e; an E8M0 byte; one that lies in the array of scales; a float there.
-  const void* codebook;  // Null: the codes are the nibbles.
-  int32_t minimum;       // Added to every code; 0: affine.
-  bool whole_bytes = false;
+  uint32_t bytes;            // Of a block.
+  uint32_t codes;            // Where in a block the 16 bytes of nibbles or the 32 signed bytes begin,
+  uint32_t fifth;            // and the four bytes of fifth bits; 0: none.
+  ScaleKind scale;           // d; d and e; an E8M0 byte; one that lies in the array of scales; a float there.
+  const void* codebook;      // Null: the codes are the nibbles.
+  int32_t minimum;           // Added to every code; 0: affine.
+  bool whole_bytes = false;  // Then AVX2's products of one token are faster.
 };
 
 constexpr Layout kQ40 = {18, 2, 0, ScaleKind::kHalf, nullptr, -8};
@@ -180,6 +180,7 @@ struct Blocks {
   // MLX's nibbles are even and odd elements, the others' elements 0 .. 15 and 16 .. 31.
   static constexpr bool kEvenOdd = F.scale == ScaleKind::kExponentApart;
   static constexpr int32_t kMinimum = F.minimum;
+  static constexpr bool kOneToken = !F.whole_bytes;
   static constexpr bool kApart = F.scale == ScaleKind::kExponentApart || F.scale == ScaleKind::kFloatApart;
   struct Rows {
     FourRows codes, scales;

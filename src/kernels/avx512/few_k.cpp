@@ -81,6 +81,7 @@ struct Affine {
 
 struct Q4K : Affine {
   static constexpr uint32_t kBytes = 144;
+  static constexpr bool kOneToken = true;
 
   static Block unpack(const uint8_t* block, __m128i subs) {
     const __m512i words = _mm512_castsi128_si512(_mm_cvtepu8_epi16(subs));
@@ -98,6 +99,7 @@ struct Q4K : Affine {
 
 struct Q5K : Affine {
   static constexpr uint32_t kBytes = 176;
+  static constexpr bool kOneToken = false;  // gemv_k.cpp's is faster.
 
   static Block unpack(const uint8_t* block, __m128i subs) {
     const __m512i words = _mm512_castsi128_si512(_mm_cvtepu8_epi16(subs));
@@ -124,6 +126,7 @@ struct Q5K : Affine {
 
 struct Q6K {
   static constexpr uint32_t kBytes = 210, kScaleAt = 208;
+  static constexpr bool kOneToken = true;
   static constexpr bool kMinima = false;
 
   static __m128i sub_scales(const uint8_t* block) { return load_quarter(block + 192); }
@@ -171,6 +174,7 @@ struct BlockProduct {
   float* y;
   uint64_t y_stride;
 
+  static constexpr bool kOneToken = Format::kOneToken;
   template <uint32_t T>
   void run(uint32_t row, uint32_t count, uint32_t token, bool first) const {
     const FourRows rows = four_rows(w.data, w.row_bytes, row, count);

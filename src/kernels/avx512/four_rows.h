@@ -70,8 +70,7 @@ MLXF_INLINE __mmask64 first_bytes(uint32_t count) {
   return count < 64 ? (uint64_t{1} << count) - 1 : ~uint64_t{0};
 }
 
-// Lane q of the vectors is made the q-th quarter of what `in` has, from front to back: of N vectors in a row, N
-// neighbouring lanes go to lane 0 of the N vectors, and so on.
+// The 4 N lanes of N vectors, transposed: lane N q + i of all becomes lane q of vector i.
 template <uint32_t N>
 MLXF_INLINE void gather_lanes(const __m512i* in, __m512i* out) {
   if constexpr (N == 1) {
@@ -145,8 +144,8 @@ MLXF_INLINE void for_each_tile(uint32_t row_begin, uint32_t row_end, uint32_t to
     for (uint32_t pass = 0; pass < passes; ++pass) {
       const uint32_t token = tokens * pass / passes;
       switch (tokens * (pass + 1) / passes - token) {
-        case 1:
-          product.template run<1>(row, count, token, pass == 0);
+        case 1:  // Never one of several.
+          if constexpr (Product::kOneToken) product.template run<1>(row, count, token, pass == 0);
           break;
         case 2:
           product.template run<2>(row, count, token, pass == 0);

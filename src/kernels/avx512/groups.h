@@ -9,6 +9,7 @@
 //   kGroup, kVectors    elements of a group, and vectors of codes that four groups fill: kGroup / 16;
 //   kEvenOdd            whether 16 bytes of nibbles give the even and then the odd ones of 32 elements;
 //   kMinimum            what is added to every code; 0: the format is affine;
+//   kOneToken           whether it is used for one token too;
 //   kBytes              of a group's codes and what lies among them;
 //   rows(row, count)    the pointers of four rows;
 //   unpack<WHOLE>       kVectors vectors of codes of a row, of the first n of four groups; WHOLE: of four;
@@ -77,7 +78,7 @@ void take_token(const ActivationView& x, uint32_t token, uint32_t padded, int8_t
 }
 
 // Scratch that they take at most, in groups of 32 at least.
-constexpr uint64_t groups_bytes(uint32_t tokens, uint32_t cols) {
+[[maybe_unused]] constexpr uint64_t groups_bytes(uint32_t tokens, uint32_t cols) {
   return uint64_t{tokens} * (uint64_t{cols} / 4 * 5 + 640);
 }
 
@@ -149,6 +150,7 @@ struct GroupProduct {
   float* y;
   uint64_t y_stride;
 
+  static constexpr bool kOneToken = Format::kOneToken;
   template <uint32_t T>
   void run(uint32_t row, uint32_t count, uint32_t token, bool first) const {
     const uint32_t groups = w.cols / Format::kGroup, whole = groups / kQuad * kQuad;

@@ -26,13 +26,30 @@ void matmul_i8(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const 
 
 using Few = void (*)(const MatrixView&, uint32_t, uint32_t, const ActivationView&, float*, uint64_t, void*);
 
-// Up to TOKENS on the stored layout, more on panels.
+// Up to TOKENS, as many as kernel_bench found faster so on Zen 5, on the stored layout; more on panels.
 template <Few FEW, uint32_t TOKENS>
 void matmul_i8_few(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                    float* y, uint64_t y_stride, void* scratch) {
   static_assert(TOKENS <= kFewTokens);
   const bool few = x.tokens == 1 || (x.tokens <= TOKENS && x.cols <= kFewColsMax);
   (few ? FEW : matmul_panels)(w, row_begin, row_end, x, y, y_stride, scratch);
+}
+
+// The same with a faster product of its own for one token.
+template <Few FEW, uint32_t TOKENS, Gemv GEMV>
+void matmul_i8_few_or_one(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                          float* y, uint64_t y_stride, void* scratch) {
+  if (x.tokens == 1) return GEMV(w, row_begin, row_end, x, y, scratch);
+  matmul_i8_few<FEW, TOKENS>(w, row_begin, row_end, x, y, y_stride, scratch);
+}
+
+// MLX's packed codes. Those of 4 and 8 bits cost few operations to unpack.
+void matmul_i8_packed(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                      float* y, uint64_t y_stride, void* scratch) {
+  const auto kernel = w.bits == 4 || w.bits == 8
+                          ? matmul_i8_few_or_one<multiply_few_mlx_packed, 8, gemv_mlx_packed>
+                          : matmul_i8_few_or_one<multiply_few_mlx_packed, 4, gemv_mlx_packed>;
+  kernel(w, row_begin, row_end, x, y, y_stride, scratch);
 }
 
 // The same for formats that AVX2's products of one token read as fast as memory delivers.
@@ -51,22 +68,22 @@ constexpr KernelTable make_table() {
   t.matmul_f32[at(WeightFormat::kF16)] = matmul_f32_f16;
   t.matmul_f32[at(WeightFormat::kBF16)] = matmul_f32_bf16;
 
-  t.matmul_i8[at(WeightFormat::kQ4_0)] = matmul_i8_few<multiply_few_q4_0, 8>;
-  t.matmul_i8[at(WeightFormat::kQ4_1)] = matmul_i8_few<multiply_few_q4_1, 8>;
-  t.matmul_i8[at(WeightFormat::kQ5_0)] = matmul_i8_few<multiply_few_q5_0, 8>;
-  t.matmul_i8[at(WeightFormat::kQ5_1)] = matmul_i8_few<multiply_few_q5_1, 8>;
-  t.matmul_i8[at(WeightFormat::kQ8_0)] = matmul_i8_few<multiply_few_q8_0, 8>;
+  t.matmul_i8[at(WeightFormat::kQ4_0)] = matmul_i8_few<multiply_few_q4_0, 4>;
+  t.matmul_i8[at(WeightFormat::kQ4_1)] = matmul_i8_few<multiply_few_q4_1, 4>;
+  t.matmul_i8[at(WeightFormat::kQ5_0)] = matmul_i8_few<multiply_few_q5_0, 4>;
+  t.matmul_i8[at(WeightFormat::kQ5_1)] = matmul_i8_few<multiply_few_q5_1, 4>;
+  t.matmul_i8[at(WeightFormat::kQ8_0)] = matmul_i8_several<WeightFormat::kQ8_0, multiply_few_q8_0, 4>;
   t.matmul_i8[at(WeightFormat::kQ2_K)] = matmul_i8<gemv_q2_k>;
   t.matmul_i8[at(WeightFormat::kQ3_K)] = matmul_i8<gemv_q3_k>;
   t.matmul_i8[at(WeightFormat::kQ4_K)] = matmul_i8_few<multiply_few_q4_k, 8>;
-  t.matmul_i8[at(WeightFormat::kQ5_K)] = matmul_i8_few<multiply_few_q5_k, 8>;
+  t.matmul_i8[at(WeightFormat::kQ5_K)] = matmul_i8_few_or_one<multiply_few_q5_k, 8, gemv_q5_k>;
   t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8_few<multiply_few_q6_k, 8>;
-  t.matmul_i8[at(WeightFormat::kIQ4_NL)] = matmul_i8_few<multiply_few_iq4_nl, 8>;
+  t.matmul_i8[at(WeightFormat::kIQ4_NL)] = matmul_i8_few<multiply_few_iq4_nl, 4>;
   t.matmul_i8[at(WeightFormat::kIQ4_XS)] = matmul_i8<gemv_iq4_xs>;
-  t.matmul_i8[at(WeightFormat::kMXFP4)] = matmul_i8_few<multiply_few_mxfp4, 8>;
-  t.matmul_i8[at(WeightFormat::kMlxAffine)] = matmul_i8_few<multiply_few_mlx_packed, 8>;
-  t.matmul_i8[at(WeightFormat::kMlxMxfp4)] = matmul_i8_few<multiply_few_mlx_mxfp4, 8>;
-  t.matmul_i8[at(WeightFormat::kI8Row)] = matmul_i8_few<multiply_few_i8_row, 8>;
+  t.matmul_i8[at(WeightFormat::kMXFP4)] = matmul_i8_few<multiply_few_mxfp4, 4>;
+  t.matmul_i8[at(WeightFormat::kMlxAffine)] = matmul_i8_packed;
+  t.matmul_i8[at(WeightFormat::kMlxMxfp4)] = matmul_i8_few<multiply_few_mlx_mxfp4, 5>;
+  t.matmul_i8[at(WeightFormat::kI8Row)] = matmul_i8_several<WeightFormat::kI8Row, multiply_few_i8_row, 3>;
 
   t.attention = attention;
   t.latent_attention = latent_attention;
