@@ -40,6 +40,7 @@ std::set<TokenId> support(const SamplingParams& params, const std::vector<float>
 // Logits of these probabilities.
 std::vector<float> logits_of(const std::vector<float>& probabilities) {
   std::vector<float> logits;
+  logits.reserve(probabilities.size());
   for (const float p : probabilities) logits.push_back(std::log(p) + 3.0f);
   return logits;
 }
