@@ -23,7 +23,7 @@ import xml.etree.ElementTree
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 JOBS = str(os.cpu_count() or 2)
 # Modules with threads or with state shared between them: what ThreadSanitizer has to see.
-THREADED = ("base", "platform", "compute", "http", "weights", "model", "engine")
+THREADED = ("base", "platform", "compute", "http", "weights", "model", "engine", "server")
 ARITHMETIC = ("kernels", "compute")  # Modules whose results depend on the compiler's optimiser.
 FUZZ_SECONDS = int(os.environ.get("MLXF_FUZZ_SECONDS", "30"))  # Per target.
 CLANG_TIDY_FILES_MAX = 16  # About ten seconds of a core each.

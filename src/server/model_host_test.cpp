@@ -3,9 +3,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <map>
 #include <set>
+#include <thread>
 
 #include "base/bounded_queue.h"
 
@@ -94,6 +97,15 @@ class ModelHostTest : public testing::Test {
     std::vector<std::string> names;
     for (const ModelHost::Loaded& one : host().loaded()) names.push_back(one.facts.name);
     return names;
+  }
+  // Until nobody holds a model: the host lets go of what it answered with a moment after the answer is there.
+  void settle() {
+    const auto until = std::chrono::steady_clock::now() + kPatience;
+    const auto busy = [&] {
+      const auto all = host().loaded();
+      return std::any_of(all.begin(), all.end(), [](const ModelHost::Loaded& one) { return one.busy; });
+    };
+    while (busy() && std::chrono::steady_clock::now() < until) std::this_thread::yield();
   }
   // What is answered once it is; the handle counts as a request under way.
   Result<Model> ready() {
@@ -531,10 +543,13 @@ TEST_F(ModelHostTest, TheIdleOneThatWasUsedLongestAgoMakesRoom) {
   options_.models_max = 2;
   start();
   ASSERT_TRUE(ready());
+  settle();
   ASSERT_TRUE(ready("second"));
+  settle();
   ASSERT_TRUE(ready());
   ASSERT_TRUE(ready("third"));
   EXPECT_THAT(loaded(), ElementsAre("first", "third"));
+  settle();
   {
     const auto held = ready();  // In use, and used longest ago in a moment.
     ASSERT_TRUE(ready("third"));
