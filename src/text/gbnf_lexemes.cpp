@@ -13,8 +13,8 @@ using Kind = GbnfNode::Kind;
 // Larger parts are opened without a look. Most lexemes have a few dozen characters; all the work below is linear in it.
 constexpr uint32_t kLexemeCharsMax = 1000;
 constexpr uint32_t kLexemeHeightMax = 300;  // Nodes within nodes: what recursion goes through.
-// Steps of looking for conflicts, some hundredths of a second. A grammar for which they do not suffice is read character
-// by character.
+// Steps of looking for conflicts, some hundredths of a second. A grammar for which they do not suffice is read
+// character by character.
 constexpr uint64_t kStepsMax = 400'000;
 
 // Bits that grow as they are needed.
