@@ -38,7 +38,7 @@ bool spin_until(std::chrono::nanoseconds limit, const Condition& condition) {
 
 constexpr uint32_t kClosed = 1u << 31;
 
-// The chunks that one worker begins with: [.., end), of which `next` is the next to hand out.
+// The chunks that one worker begins with: those before `end`, of which `next` is the next to hand out.
 struct alignas(64) Part {
   std::atomic<uint32_t> next{0};  // Relaxed: gate orders the data.
   uint32_t end = 0;
@@ -52,9 +52,9 @@ struct ThreadPool::Shared {
   alignas(64) std::atomic<uint32_t> epoch{
       0};  // Grows with each parallel_for; release: publishes what follows gate.
   alignas(64) std::atomic<uint32_t> gate{kClosed};  // Release on leaving pairs with the owner's acquire.
-  const ChunkFn* fn =
-      nullptr;  // This and the parts are written while the gate is closed and empty, read by those
-  std::vector<Part> parts;        // inside.
+  // Both are written while the gate is closed and empty, and read by those inside.
+  const ChunkFn* fn = nullptr;
+  std::vector<Part> parts;
   std::atomic<bool> stop{false};  // Written before epoch's last increment.
   std::vector<std::thread> workers;
 

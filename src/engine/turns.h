@@ -34,7 +34,7 @@ class Turns {
     void begin();
     // Within one, wherever it may pause.
     void border();
-    // After the last one for now.
+    // When there is no step to take.
     void end();
 
    private:

@@ -52,7 +52,7 @@ void matmul_i8_packed(const MatrixView& w, uint32_t row_begin, uint32_t row_end,
   kernel(w, row_begin, row_end, x, y, y_stride, scratch);
 }
 
-// The same for formats that AVX2's products of one token read as fast as memory delivers.
+// Few tokens on the stored layout, but one with AVX2's product, which reads these formats as fast as memory delivers.
 template <WeightFormat FORMAT, Few FEW, uint32_t TOKENS>
 void matmul_i8_several(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                        float* y, uint64_t y_stride, void* scratch) {
