@@ -49,13 +49,13 @@ struct alignas(64) Part {
 // The state of one parallel_for. `gate` counts the workers inside it and carries kClosed while there is none;
 // a worker enters only while it is open, so the owner never waits for a worker that has not begun.
 struct ThreadPool::Shared {
-  alignas(64) std::atomic<uint32_t> epoch{
-      0};  // Grows with each parallel_for; release: publishes what follows gate.
+  // Grows with each parallel_for; release: publishes what gate's line holds.
+  alignas(64) std::atomic<uint32_t> epoch{0};
+  std::atomic<bool> stop{false};  // Written before epoch's last increment.
   alignas(64) std::atomic<uint32_t> gate{kClosed};  // Release on leaving pairs with the owner's acquire.
   // Both are written while the gate is closed and empty, and read by those inside.
   const ChunkFn* fn = nullptr;
   std::vector<Part> parts;
-  std::atomic<bool> stop{false};  // Written before epoch's last increment.
   std::vector<std::thread> workers;
 
   explicit Shared(uint32_t threads) : parts(threads) {}

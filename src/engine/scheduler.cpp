@@ -658,6 +658,7 @@ void Scheduler::remove_ended() {
     list->erase(std::remove(list->begin(), list->end(), nullptr), list->end());
   }
   if (ended == 0) return;
+  publish();  // First: who waits for idle and then asks must not hear of what has ended.
   const MutexLock lock(mutex_);
   waiting_count_ -= waited;
   outstanding_ -= ended;
