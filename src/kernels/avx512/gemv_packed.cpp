@@ -52,17 +52,53 @@ struct GroupValues {
   const float* unit_sums;  // float(sum) * scale
 };
 
-// Of groups of `group` elements. Zeros behind the last. Takes 32 bytes a group and 128 more.
-GroupValues take_groups(const ActivationView& x, uint32_t group, void* memory) {
-  const uint32_t groups = x.cols / group, padded = (groups + kQuad - 1) / kQuad * kQuad;
+// Sums over `GROUP` elements of sixteen groups from `first` on; of those that are there, zeros of the others.
+template <uint32_t GROUP>
+MLXF_INLINE __m512i sixteen_sums(const int16_t* sums32, uint32_t first, uint32_t there) {
+  constexpr uint32_t kParts = GROUP / 32;
+  const auto halves = [&](uint32_t from) {
+    const uint32_t left = there * kParts > from ? there * kParts - from : 0;
+    const auto mask = left < 32 ? (1u << left) - 1 : ~0u;
+    return _mm512_maskz_loadu_epi16(mask, sums32 + uint64_t{first} * kParts + (left > 0 ? from : 0));
+  };
+  const __m512i ones = _mm512_set1_epi16(1);
+  if constexpr (kParts == 1) {
+    return _mm512_cvtepi16_epi32(_mm512_castsi512_si256(halves(0)));
+  } else if constexpr (kParts == 2) {
+    return _mm512_madd_epi16(halves(0), ones);
+  } else {
+    static_assert(kParts == 4);
+    const __m512i a = _mm512_madd_epi16(halves(0), ones), b = _mm512_madd_epi16(halves(32), ones);
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_add_epi32(_mm512_permutex2var_epi32(a, even, b),
+                            _mm512_permutex2var_epi32(a, _mm512_add_epi32(even, _mm512_set1_epi32(1)), b));
+  }
+}
+
+// Four equal lanes of each of sixteen values.
+MLXF_INLINE void store_four_times(float* out, __m512 values) {
+  const __m512i four = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+#pragma GCC unroll 4
+  for (uint32_t i = 0; i < 4; ++i) {
+    const __m512i of_quad = _mm512_add_epi32(four, _mm512_set1_epi32(static_cast<int>(i * kQuad)));
+    _mm512_store_ps(out + uint64_t{i} * 16, _mm512_permutexvar_ps(of_quad, values));
+  }
+}
+
+// Zeros behind the last group. Takes 32 bytes a group, up to a multiple of sixteen. Every call of a product does this
+// anew: sixteen groups at once, since a call may be for a few rows.
+template <uint32_t GROUP>
+GroupValues take_groups(const ActivationView& x, void* memory) {
+  const uint32_t groups = x.cols / GROUP, padded = (groups + 15) / 16 * 16;
   auto* scales = static_cast<float*>(memory);
   auto* unit_sums = scales + uint64_t{padded} * 4;
-  for (uint32_t g = 0; g < padded; ++g) {
-    int32_t sum = 0;
-    const float scale = g < groups ? x.scales[g] : 0.0f;
-    for (uint32_t j = 0; g < groups && j < group / 32; ++j) sum += x.sums32[g * (group / 32) + j];
-    _mm_store_ps(scales + g * 4, _mm_set1_ps(scale));
-    _mm_store_ps(unit_sums + g * 4, _mm_set1_ps(static_cast<float>(sum) * scale));
+  for (uint32_t g = 0; g < padded; g += 16) {
+    const uint32_t there = groups - g < 16 ? groups - g : 16;
+    const __m512 of_groups =
+        _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << there) - 1), x.scales + g);
+    const __m512 sums = _mm512_cvtepi32_ps(sixteen_sums<GROUP>(x.sums32, g, there));
+    store_four_times(scales + uint64_t{g} * 4, of_groups);
+    store_four_times(unit_sums + uint64_t{g} * 4, _mm512_mul_ps(sums, of_groups));
   }
   return {scales, unit_sums};
 }
@@ -139,7 +175,7 @@ template <uint32_t BITS, uint32_t GROUP, DType TYPE>
 void multiply(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
               void* scratch) {
   constexpr uint32_t kBytes = GROUP * BITS / 8;
-  const GroupValues token = take_groups(x, GROUP, static_cast<uint8_t*>(scratch) + kMatmulColsMax + 128);
+  const GroupValues token = take_groups<GROUP>(x, static_cast<uint8_t*>(scratch) + kMatmulColsMax + 128);
   const int8_t* codes = x.codes;
   if constexpr (BITS == 4) {
     order_nibbles(x.codes, x.cols, static_cast<uint8_t*>(scratch));
