@@ -7,7 +7,8 @@
 #include <limits>
 #include <string>
 
-#include "decode/philox.h"
+#include "kernels/kernel_table.h"
+#include "kernels/philox.h"
 
 namespace mlxf::decode {
 namespace {
@@ -30,7 +31,7 @@ class TokenBits {
     const auto id = static_cast<uint32_t>(token);
     if (id / 4 != four_) {
       four_ = id / 4;
-      words_ = philox4x32(seed_, {position_, four_, 0, 0});
+      words_ = kernels::philox4x32(seed_, {position_, four_, 0, 0});
     }
     return words_[id % 4];
   }
@@ -41,6 +42,40 @@ class TokenBits {
   uint32_t four_ = UINT32_MAX;  // More than the largest token / 4.
   std::array<uint32_t, 4> words_{};
 };
+
+constexpr uint32_t kRun =
+    16;  // Tokens whose chances are looked at together, in operations that every processor has.
+
+// Whether one of kRun tokens of these logits and random bits may score `best` or more; by the bound of gumbel_bound().
+bool may_win(const float* logits, float scale, const uint32_t* bits, float best) {
+  uint32_t any = 0;
+  for (uint32_t i = 0; i < kRun; ++i) {
+    // The place of the highest one of ~bits, from the exponent of a number that keeps it through the conversion.
+    const auto rest = static_cast<float>(static_cast<int32_t>((~bits[i] >> 1) & 0x7fffff80u));
+    const auto exponent = static_cast<int32_t>(std::bit_cast<uint32_t>(rest) >> 23);
+    const float bound = 0.69316f * static_cast<float>(158 - exponent);
+    any |= static_cast<uint32_t>(logits[i] * scale + bound >= best);
+  }
+  return any != 0;
+}
+
+// Whether one of kRun logits over the temperature is `least` or more.
+bool any_reaches(const float* logits, float scale, float least) {
+  uint32_t any = 0;
+  for (uint32_t i = 0; i < kRun; ++i) any |= static_cast<uint32_t>(logits[i] * scale >= least);
+  return any != 0;
+}
+
+// The largest of `values`; not a number is not larger. -inf: there is none.
+float largest_of(std::span<const float> values) {
+  std::array<float, kRun> largest;
+  largest.fill(-std::numeric_limits<float>::infinity());
+  size_t i = 0;
+  for (; i + kRun <= values.size(); i += kRun)
+    for (uint32_t j = 0; j < kRun; ++j) largest[j] = values[i + j] > largest[j] ? values[i + j] : largest[j];
+  for (; i < values.size(); ++i) largest[0] = values[i] > largest[0] ? values[i] : largest[0];
+  return *std::max_element(largest.begin(), largest.end());
+}
 
 Status require(bool ok, const char* field, const char* range) {
   if (ok) return {};
@@ -155,6 +190,18 @@ void Sampler::offer_top_k(const Candidate& candidate) {
   std::push_heap(candidates_.begin(), candidates_.end(), likelier);
 }
 
+// Offers all of `scores` but runs of which none is as likely as the least likely of those kept.
+template <typename Offer>
+void Sampler::offer_runs(std::span<const float> scores, float scale, const Offer& offer) {
+  for (size_t begin = 0; begin < scores.size(); begin += kRun) {
+    const size_t end = std::min(begin + kRun, scores.size());
+    if (end - begin == kRun && candidates_.size() == params_.top_k &&
+        !any_reaches(&scores[begin], scale, candidates_.front().logit))
+      continue;
+    for (size_t i = begin; i < end; ++i) offer(i);
+  }
+}
+
 void Sampler::keep_typical() {
   double sum = 0.0, weighted = 0.0;
   for (const Candidate& c : candidates_) {
@@ -227,26 +274,61 @@ TokenId Sampler::draw(uint32_t position, const Candidate& first) const {
   return token;
 }
 
+// The same where all tokens of `scores` are candidates.
+TokenId Sampler::draw_of_all(uint32_t position, std::span<const float> scores, float scale,
+                             size_t top) const {
+  constexpr uint32_t kBlock = 16 * kRun;
+  std::array<uint32_t, kBlock> bits;
+  const auto random_words = kernels::select_kernels().random_words;
+  TokenId token = static_cast<TokenId>(top);
+  float best = scores[top] * scale + gumbel(TokenBits(params_.seed, position).of(token));
+  const auto look_at = [&](size_t i, uint32_t random) {
+    const float score = scores[i] * scale + gumbel(random);
+    if (score > best || (score == best && static_cast<TokenId>(i) < token)) {
+      best = score;
+      token = static_cast<TokenId>(i);
+    }
+  };
+  for (size_t begin = 0; begin < scores.size(); begin += kBlock) {
+    const size_t count = std::min<size_t>(kBlock, scores.size() - begin);
+    random_words(params_.seed, position, static_cast<uint32_t>(begin / 4),
+                 static_cast<uint32_t>((count + 3) / 4), bits.data());
+    for (size_t i = 0; i < count; i += kRun) {
+      const size_t end = std::min<size_t>(i + kRun, count);
+      if (end - i == kRun && !may_win(&scores[begin + i], scale, &bits[i], best)) continue;
+      for (size_t j = i; j < end; ++j) look_at(begin + j, bits[j]);
+    }
+  }
+  return token;
+}
+
 Result<TokenId> Sampler::sample(std::span<const float> logits, uint32_t position,
                                 std::span<const uint32_t> allowed) {
   const std::span<const float> scores = biased_and_penalised(logits);
-  size_t top = scores.size();
   float largest = -std::numeric_limits<float>::infinity();
-  each_allowed(scores.size(), allowed, [&](size_t i) {
-    if (!(scores[i] > largest)) return;  // Not a number is not larger either.
-    largest = scores[i];
-    top = i;
-  });
+  size_t top = 0;
+  if (allowed.empty()) {
+    largest = largest_of(scores);
+    top = static_cast<size_t>(std::find(scores.begin(), scores.end(), largest) - scores.begin());
+  } else {
+    each_allowed(scores.size(), allowed, [&](size_t i) {
+      if (!(scores[i] > largest)) return;  // Not a number is not larger either.
+      largest = scores[i];
+      top = i;
+    });
+  }
   if (!std::isfinite(largest))
     return fail(ErrorCode::kInternal, std::string("the model gave no usable logits ") +
                                           (allowed.empty() ? "" : "for the tokens that the grammar allows ") +
                                           "at position " + std::to_string(position));
   if (params_.temperature == 0.0f) return static_cast<TokenId>(top);
   const float scale = 1.0f / params_.temperature;
+  const bool few = params_.top_k != 0 && params_.top_k < scores.size();
+  if (allowed.empty() && !few && params_.typical_p >= 1.0f && params_.top_p >= 1.0f && params_.min_p <= 0.0f)
+    return draw_of_all(position, scores, scale, top);
   largest_ = largest * scale;
   candidates_.clear();
-  const bool few = params_.top_k != 0 && params_.top_k < scores.size();
-  each_allowed(scores.size(), allowed, [&](size_t i) {
+  const auto offer = [&](size_t i) {
     if (!(scores[i] > -std::numeric_limits<float>::infinity())) return;
     const Candidate candidate{scores[i] * scale, static_cast<TokenId>(i)};
     if (few) {
@@ -254,7 +336,12 @@ Result<TokenId> Sampler::sample(std::span<const float> logits, uint32_t position
     } else {
       candidates_.push_back(candidate);
     }
-  });
+  };
+  if (few && allowed.empty()) {
+    offer_runs(scores, scale, offer);
+  } else {
+    each_allowed(scores.size(), allowed, offer);
+  }
   if (params_.typical_p < 1.0f) keep_typical();
   if (params_.top_p < 1.0f) keep_top_p();
   if (params_.min_p > 0.0f) keep_min_p();

@@ -68,11 +68,15 @@ class Sampler {
   // The logits themselves where nothing changes them.
   [[nodiscard]] std::span<const float> biased_and_penalised(std::span<const float> logits);
   void offer_top_k(const Candidate& candidate);
+  template <typename Offer>
+  void offer_runs(std::span<const float> scores, float scale, const Offer& offer);
   void keep_typical();
   void keep_top_p();
   void keep_min_p();
   bool cut(double mass, size_t count);
   [[nodiscard]] TokenId draw(uint32_t position, const Candidate& first) const;
+  [[nodiscard]] TokenId draw_of_all(uint32_t position, std::span<const float> scores, float scale,
+                                    size_t top) const;
 
   SamplingParams params_;
   std::vector<TokenId> history_;  // Prompt, then answer.

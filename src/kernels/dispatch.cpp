@@ -80,6 +80,7 @@ KernelTable complete(const KernelTable& table, const KernelTable& below) {
   inherit(t.clamped_swiglu, below.clamped_swiglu);
   inherit(t.add_scaled, below.add_scaled);
   inherit(t.narrow_f16, below.narrow_f16);
+  inherit(t.random_words, below.random_words);
   inherit(t.sigmoid_mul, below.sigmoid_mul);
   inherit(t.delta_rule, below.delta_rule);
   inherit(t.conv_silu, below.conv_silu);

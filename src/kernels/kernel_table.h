@@ -134,6 +134,8 @@ struct KernelTable {
   void (*narrow_f16)(const float* x, uint32_t n, uint16_t* out);
   DeltaRuleFn delta_rule;
   ConvFn conv_silu;
+  // out[4 i + w] = word w of philox4x32(key, {position, block + i, 0, 0}) (philox.h), for 0 <= i < blocks.
+  void (*random_words)(uint64_t key, uint32_t position, uint32_t block, uint32_t blocks, uint32_t* out);
 };
 
 // The scalar specification: every entry is filled.

@@ -1,5 +1,6 @@
 // Every entry of every instruction set that this machine has, against the scalar kernels. The int8 products must have
 // the same bits; f32 results stay within rounding. One that this machine lacks is reported as skipped.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -12,6 +13,7 @@
 
 #include "kernels/code_row.h"
 #include "kernels/kernel_table.h"
+#include "kernels/philox.h"
 #include "tensor/float16.h"
 
 namespace mlxf::kernels {
@@ -545,6 +547,28 @@ TEST_P(IsaTest, RowFunctionsAreWithinRounding) {
   table_->narrow_f16(a.data(), n, halves.data());
   reference_kernels().narrow_f16(a.data(), n, expected_halves.data());
   EXPECT_EQ(halves, expected_halves);
+}
+
+// The known answers of the authors' Random123 distribution (kat_vectors, philox4x32 10).
+TEST(Philox, KnownAnswers) {
+  EXPECT_THAT(philox4x32(0, {0, 0, 0, 0}),
+              testing::ElementsAre(0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8));
+  EXPECT_THAT(philox4x32(UINT64_MAX, {UINT32_MAX, UINT32_MAX, UINT32_MAX, UINT32_MAX}),
+              testing::ElementsAre(0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd));
+  EXPECT_THAT(philox4x32(0x299f31d0a4093822, {0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}),
+              testing::ElementsAre(0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1));
+}
+
+TEST_P(IsaTest, RandomWordsAreTheReferences) {
+  constexpr uint32_t kUntouched = 0xabababab;
+  for (const uint32_t blocks : {1u, 3u, 7u, 8u, 9u, 15u, 16u, 17u, 64u, 101u})
+    for (const uint32_t first : {0u, 5u, 0xfffffff9u}) {
+      std::vector<uint32_t> got(blocks * 4 + 1, kUntouched), expected(blocks * 4 + 1, kUntouched);
+      table_->random_words(0x299f31d0a4093822, 77, first, blocks, got.data());
+      reference_kernels().random_words(0x299f31d0a4093822, 77, first, blocks, expected.data());
+      ASSERT_EQ(got, expected) << blocks << " from " << first;
+      ASSERT_EQ(philox4x32(0x299f31d0a4093822, {77, first, 0, 0})[2], got[2]);
+    }
 }
 
 TEST_P(IsaTest, RowFunctionsKeepNotANumber) {

@@ -93,6 +93,7 @@ constexpr KernelTable make_table() {
   t.clamped_swiglu = clamped_swiglu;
   t.add_scaled = add_scaled;
   t.narrow_f16 = narrow_f16;
+  t.random_words = random_words;
   t.sigmoid_mul = sigmoid_mul;
   t.delta_rule = delta_rule;
   t.conv_silu = conv_silu;

@@ -73,5 +73,6 @@ void attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_
 void latent_attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count,
                       void* scratch);
 void delta_rule(const DeltaRuleArgs& args);
+void random_words(uint64_t key, uint32_t position, uint32_t block, uint32_t blocks, uint32_t* out);
 
 }  // namespace mlxf::kernels::avx512

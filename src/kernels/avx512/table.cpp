@@ -88,6 +88,7 @@ constexpr KernelTable make_table() {
   t.attention = attention;
   t.latent_attention = latent_attention;
   t.delta_rule = delta_rule;
+  t.random_words = random_words;
   return t;
 }
 

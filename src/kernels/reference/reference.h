@@ -26,6 +26,7 @@ void gelu_mul(const float* gate, const float* up, uint32_t n, float* out);
 void clamped_swiglu(const float* gate, const float* up, uint32_t n, float* out);
 void add_scaled(const float* x, float a, uint32_t n, float* y);
 void narrow_f16(const float* x, uint32_t n, uint16_t* out);
+void random_words(uint64_t key, uint32_t position, uint32_t block, uint32_t blocks, uint32_t* out);
 void sigmoid_mul(const float* gate, const float* up, uint32_t n, float* out);
 void delta_rule(const DeltaRuleArgs& args);
 void conv_silu(const ConvArgs& args);

@@ -21,6 +21,7 @@ KernelTable make_table() {
   t.clamped_swiglu = reference::clamped_swiglu;
   t.add_scaled = reference::add_scaled;
   t.narrow_f16 = reference::narrow_f16;
+  t.random_words = reference::random_words;
   t.sigmoid_mul = reference::sigmoid_mul;
   t.delta_rule = reference::delta_rule;
   t.conv_silu = reference::conv_silu;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/philox.h"
 #include "kernels/reference/reference.h"
 #include "tensor/float16.h"
 
@@ -68,6 +69,13 @@ void add_scaled(const float* x, float a, uint32_t n, float* y) {
 
 void narrow_f16(const float* x, uint32_t n, uint16_t* out) {
   for (uint32_t i = 0; i < n; ++i) out[i] = f16_from_f32(x[i]);
+}
+
+void random_words(uint64_t key, uint32_t position, uint32_t block, uint32_t blocks, uint32_t* out) {
+  for (uint32_t i = 0; i < blocks; ++i) {
+    const auto words = philox4x32(key, {position, block + i, 0, 0});
+    std::copy(words.begin(), words.end(), out + uint64_t{i} * words.size());
+  }
 }
 
 }  // namespace mlxf::kernels::reference

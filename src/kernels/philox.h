@@ -7,7 +7,7 @@
 #include <array>
 #include <cstdint>
 
-namespace mlxf::decode {
+namespace mlxf::kernels {
 
 [[nodiscard]] constexpr std::array<uint32_t, 4> philox4x32(uint64_t key, std::array<uint32_t, 4> counter) {
   auto k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
@@ -21,4 +21,4 @@ namespace mlxf::decode {
   return counter;
 }
 
-}  // namespace mlxf::decode
+}  // namespace mlxf::kernels
