@@ -4,6 +4,7 @@
 #include <chrono>
 
 #include "formats/fingerprint.h"
+#include "model/weight_stream.h"
 #include "platform/file.h"
 #include "platform/process.h"
 
@@ -57,6 +58,7 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
     if (options.held_bytes_min != 0)
       load.memory.held_bytes_min = options.held_bytes_min + engine->tokenizer_bytes_;
     load.memory.storage = engine->storage_.get();
+    load.memory.granule_bytes = options.granule_bytes;
     load.memory.context_tokens = options.context_tokens;
     load.memory.sequences = options.sequences;
     load.memory.policy = options.policy;
@@ -65,22 +67,35 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
   }
   engine->held_before_weights_ = platform::own_memory_bytes();
   ASSIGN_OR_RETURN(engine->model_, model::Model::load(engine->manifest_, *engine->cpu_, load));
-  if (const weights::RecordCache* cache = engine->model_->expert_cache()) {
-    memory::GovernorOptions governor;
-    governor.budget_bytes = options.memory_budget;
-    governor.floor_bytes = weights::RecordCache::floor_bytes(cache->records(), false);
-    governor.chunk_bytes = cache->chunk_bytes();
-    engine->governor_.emplace(governor);
-    engine->reserved_bytes_ = options.memory_budget - std::min(options.memory_budget, cache->bytes());
-    ASSIGN_OR_RETURN(engine->memory_source_, platform::MemorySource::open(options.system_root));
-  }
+  if (options.memory_budget != 0) RETURN_IF_ERROR(engine->govern(options));
   engine->clock_ =
       options.clock ? options.clock : [] { return std::chrono::steady_clock::now().time_since_epoch(); };
-  if (engine->model_->streams())
+  if (engine->model_->may_stream())
     engine->drive_care_.emplace(
         *engine->storage_, platform::DriveTemperature::find(engine->manifest_.files[0], options.system_root));
   engine->load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return engine;
+}
+
+Status Engine::govern(const EngineOptions& options) {
+  const model::WeightStream* weights = model_->resizable();
+  if (weights == nullptr) return {};
+  const model::WeightStream::Room room = weights->room();
+  memory::GovernorOptions governor;
+  governor.budget_bytes = options.memory_budget;
+  governor.floor_bytes = room.floor_bytes;
+  governor.most_bytes = room.most_bytes;
+  governor.chunk_bytes = room.chunk_bytes;
+  governor_.emplace(governor);
+  reserved_bytes_ = options.memory_budget - std::min(options.memory_budget, room.bytes);
+  if (model_->expert_cache() == nullptr) {
+    // Layers do not fill the budget to the last byte.
+    const uint64_t before = std::max(
+        held_before_weights_, options.held_bytes_min == 0 ? 0 : options.held_bytes_min + tokenizer_bytes_);
+    reserved_bytes_ = std::min(reserved_bytes_, before + model_->claimed_bytes() - room.bytes);
+  }
+  ASSIGN_OR_RETURN(memory_source_, platform::MemorySource::open(options.system_root));
+  return {};
 }
 
 uint64_t Engine::claimed_bytes() const {
@@ -89,7 +104,7 @@ uint64_t Engine::claimed_bytes() const {
 }
 
 void Engine::spare_drive() {
-  if (drive_care_) drive_care_->look(clock_());
+  if (drive_care_ && model_->streams()) drive_care_->look(clock_());
 }
 
 Result<std::string> Engine::cache_maker() const {
@@ -115,19 +130,22 @@ void Engine::adapt_memory() {
   read_at_ = now;
   const auto reading = memory_source_->read();
   if (!reading) return;  // The budget holds all the same.
-  weights::RecordCache& cache = *model_->weight_cache();
-  const uint64_t held = platform::own_memory_bytes(), touched = cache.touched_bytes();
+  model::WeightStream& weights = *model_->resizable();
+  const uint64_t held = platform::own_memory_bytes(), touched = weights.room().touched_bytes;
   const uint64_t others = std::max(reserved_bytes_, held - std::min(held, touched));
   const memory::Decision decision = governor_->decide(*reading, {touched, others}, now);
   switch (decision.cause) {
     case memory::Decision::Cause::kHold:
-    case memory::Decision::Cause::kStart:
       return;
+    case memory::Decision::Cause::kStart:
+      // What was planned stands, untouched as most of it still is; but layers that were loaded are there.
+      if (decision.slot_bytes >= touched) return;
+      [[fallthrough]];
     case memory::Decision::Cause::kCalm:
     case memory::Decision::Cause::kCeiling:
     case memory::Decision::Cause::kLow:
     case memory::Decision::Cause::kStalls:
-      cache.set_bytes(decision.slot_bytes);
+      weights.set_bytes(decision.slot_bytes);
   }
 }
 

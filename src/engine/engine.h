@@ -37,6 +37,7 @@ struct EngineOptions {
   // Of the budget, what the process is taken to hold before this model, where that is more than it does: other models
   // of this process do not hold all that they may come to.
   uint64_t held_bytes_min = 0;
+  uint64_t granule_bytes = weights::RecordCache::kGranuleBytes;  // model::MemoryOptions
   uint32_t context_tokens = 2048;  // With a budget: positions that room is kept for from the start,
   uint32_t sequences = 1;          // and sequences that are sampled from at once.
   storage::StorageOptions storage;
@@ -45,7 +46,7 @@ struct EngineOptions {
   bool guess_experts = false;   // With look_ahead: also of experts that the next layer may choose.
   bool with_tokenizer = false;  // Loads it before the weights, so that the budget covers it.
   bool with_grammars = false;   // With a tokenizer: what constraints are compiled with, likewise.
-  // What the cache's size follows while a model runs: the running system and its clock, or a test's.
+  // What the memory for weights follows while a model runs: the running system and its clock, or a test's.
   std::string system_root;
   std::function<std::chrono::nanoseconds()> clock = {};
   std::function<void(uint64_t bytes_done, uint64_t bytes_total)> progress = {};
@@ -65,8 +66,8 @@ class Engine {
   [[nodiscard]] const text::GrammarCompiler& grammars() const { return *grammars_; }
   // Null without a budget.
   [[nodiscard]] const storage::Storage* storage() const { return storage_.get(); }
-  // Between two tokens: lets the cache of streamed experts follow the pressure on the machine's memory. At most a few
-  // readings a second, of some 20 us each; does nothing where nothing is streamed.
+  // Between two tokens: lets the cache of streamed experts, or those of a dense model's layers that stay, follow the
+  // pressure on the machine's memory. At most a few readings a second, of some 20 us each; none without a budget.
   void adapt_memory();
   // Between two tokens: reads more gently while the drive is hot.
   void spare_drive();
@@ -83,6 +84,7 @@ class Engine {
 
  private:
   Engine() = default;
+  Status govern(const EngineOptions& options);
   formats::ModelManifest manifest_;
   std::optional<text::Tokenizer> tokenizer_;
   std::optional<text::GrammarCompiler> grammars_;

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <numeric>
 
+#include "model/weight_stream.h"
 #include "platform/process.h"
 
 namespace mlxf::engine {
@@ -199,6 +200,62 @@ TEST(Session, GivesMemoryBackUnderPressureAndKeepsItsAnswer) {
   const auto whole = open(kBundled);
   Session resident(*whole, nullptr, 128);
   EXPECT_EQ(answer->tokens, resident.generate(wanted)->tokens);
+}
+
+// A dense model that is all in memory: under pressure its layers are streamed, once there is enough they stay again.
+TEST(Session, ADenseModelGivesLayersBackUnderPressureAndKeepsItsAnswer) {
+  const std::string folder = MLXF_SOURCE_DIR "/tests/data/oracles/llama";
+  GenerateRequest wanted;
+  wanted.prompt = {3, 14, 15, 92, 65, 35};
+  wanted.max_tokens = 400;
+  wanted.sampling.seed = 4;
+  wanted.ignore_end = true;
+  const auto whole = open(folder);
+  Session undisturbed(*whole, nullptr, 512);
+  const std::vector<TokenId> expected = undisturbed.generate(wanted)->tokens;
+  ASSERT_EQ(expected.size(), 400u);
+  for (const uint32_t threads : {1u, 2u})
+    for (const storage::Backend backend :
+         {storage::Backend::kAuto, storage::Backend::kPread, storage::Backend::kBuffered}) {
+      SCOPED_TRACE(std::to_string(threads) + " threads, " + std::string(storage::backend_name(backend)));
+      FakeMachine machine;
+      EngineOptions options = machine.options(platform::own_memory_bytes() + (uint64_t{64} << 20));
+      options.with_tokenizer = false;
+      options.threads = threads;
+      options.storage.backend = backend;
+      options.granule_bytes = storage::Storage::kAlign;
+      options.context_tokens = 512;
+      const auto engine = Engine::open(folder, options);
+      ASSERT_TRUE(engine) << engine.error().message;
+      model::Model& model = (*engine)->model();
+      EXPECT_FALSE(model.streams());
+      model::WeightStream* weights = model.resizable();
+      ASSERT_NE(weights, nullptr);
+      const uint64_t before = weights->room().bytes, claimed = (*engine)->claimed_bytes();
+      uint64_t least = before, last = 0;
+      uint32_t seen = 0, grew = 0, shrank = 0;
+      Session session(**engine, nullptr, 512);
+      const auto answer = session.generate(wanted, [&](const GeneratedToken&) {
+        ++seen;
+        const uint64_t now = weights->room().bytes;
+        if (seen == 10) machine.set_available(8 << 10);
+        if (seen == 20) machine.set_available(12 << 20);
+        if (seen < 10) EXPECT_EQ(now, before);
+        if (seen > 20) grew += now > last ? 1 : 0;
+        if (seen > 20) shrank += now < last ? 1 : 0;
+        least = std::min(least, now);
+        last = now;
+        return true;
+      });
+      ASSERT_TRUE(answer) << answer.error().message;
+      EXPECT_EQ(answer->tokens, expected);
+      EXPECT_EQ(least, weights->room().floor_bytes) << "two slots";
+      EXPECT_GT(model.weight_cache()->stats().read_bytes, before);
+      EXPECT_GE(grew, 2u) << "step by step";
+      EXPECT_LE(last, weights->room().most_bytes);
+      EXPECT_EQ(model.streamed_layer_bytes(), 0u) << "all is in memory again";
+      EXPECT_LE((*engine)->claimed_bytes(), claimed + weights->room().floor_bytes);
+    }
 }
 
 // A sliding cache cannot go back far: the session then starts anew, with the same tokens.

@@ -134,7 +134,8 @@ Decision Governor::grow(uint64_t to, nanoseconds now) {
 
 Decision Governor::decide(const platform::MemoryReading& reading, const Holdings& holdings, nanoseconds now) {
   const Support support(reading, holdings);
-  const uint64_t ceiling = whole_chunks(less(options_.budget_bytes, holdings.other_bytes));
+  const uint64_t ceiling =
+      std::min(whole_chunks(less(options_.budget_bytes, holdings.other_bytes)), options_.most_bytes);
   const bool tight = target_ > support.leaving(8);
   const double stalled = stall_share(reading, tight, now);
   if (!started_) {

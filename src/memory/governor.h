@@ -30,6 +30,8 @@ struct GovernorOptions {
   uint64_t budget_bytes = 0;  // Hard: slots and all other holdings together.
   // Slots never get less, even where the budget has no room for it (the ledger then refuses): what one token needs.
   uint64_t floor_bytes = 0;
+  uint64_t most_bytes =
+      ~uint64_t{0};  // Slots that would be of no use beyond it: then it is a target as well.
   // Targets are multiples of this, or the floor: what the slots are mapped and unmapped by.
   uint64_t chunk_bytes = uint64_t{64} << 20;
   std::chrono::nanoseconds step_wait = std::chrono::seconds(1);

@@ -77,6 +77,25 @@ TEST_F(GovernorTest, StartsWithWhatLeavesMostOfTheReserve) {
   EXPECT_EQ(ask(30 * kGiB, seconds(0)).slot_bytes, 7 * kGiB);
 }
 
+// Slots that could not be filled are no target: a shrink begins with what is there.
+TEST(GovernorOfFewSlots, AimsNeverAboveWhatIsOfUse) {
+  constexpr uint64_t kMost = 3 * kGiB + 5;
+  Governor governor({.budget_bytes = 20 * kGiB, .floor_bytes = 300 * kMiB, .most_bytes = kMost});
+  uint64_t slots = kMost;
+  const auto ask = [&](uint64_t available, nanoseconds now) {
+    platform::MemoryReading reading;
+    reading.total_bytes = 40 * kGiB;
+    reading.available_bytes = available;
+    return slots = governor.decide(reading, {slots, 0}, now).slot_bytes;
+  };
+  EXPECT_EQ(ask(20 * kGiB, seconds(0)), kMost);
+  for (int second = 1; second < 300; ++second) EXPECT_EQ(ask(20 * kGiB, seconds(second)), kMost);
+  EXPECT_EQ(ask(kGiB / 2, seconds(300)),
+            2240 * kMiB);  // Three quarters of half of what there is are left then.
+  for (int second = 301; second < 400; ++second) (void)ask(20 * kGiB, seconds(second));
+  EXPECT_EQ(slots, kMost);
+}
+
 TEST_F(GovernorTest, HoldsWhileNothingChanges) {
   (void)ask(10 * kGiB, seconds(0));
   EXPECT_EQ(ask_until(10 * kGiB, milliseconds(100), seconds(600)), 0);

@@ -18,6 +18,7 @@ class Binder {
   void enter_layer(size_t layer) {
     skips_ = std::binary_search(left_out_.layers.begin(), left_out_.layers.end(), layer);
   }
+  [[nodiscard]] bool skips_layer() const { return skips_; }
   [[nodiscard]] bool skips_experts() const { return left_out_.experts; }
 
   enum class Keep : uint8_t { kMayConvert, kAsStored };
@@ -192,7 +193,8 @@ Result<Vector> read_vector(const weights::ResidentWeights& weights, const Vector
 }
 
 Result<BoundWeights> bind_weights(const formats::ModelManifest& manifest, const ModelSpec& spec,
-                                  const weights::ResidentWeights::Options& options, const LeftOut& left_out) {
+                                  const weights::ResidentWeights::Options& options, const LeftOut& left_out,
+                                  LayerMemory memory) {
   BoundWeights bound;
   bound.resident = std::make_unique<weights::ResidentWeights>(manifest);
   bound.layers.resize(spec.layers.size());
@@ -208,6 +210,8 @@ Result<BoundWeights> bind_weights(const formats::ModelManifest& manifest, const 
     RETURN_IF_ERROR(bind(binder, *spec.per_layer_inputs, bound.per_layer_inputs, !left_out.per_layer_table));
   for (size_t i = 0; i < spec.layers.size(); ++i) {
     binder.enter_layer(i);
+    if (memory == LayerMemory::kApart)
+      bound.layer_parts.push_back(binder.skips_layer() ? 0 : bound.resident->begin_part());
     RETURN_IF_ERROR(bind_layer(binder, spec.layers[i], bound.layers[i]));
   }
   RETURN_IF_ERROR(bound.resident->load(options));

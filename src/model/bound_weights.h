@@ -48,6 +48,7 @@ struct BoundWeights {
   BoundPerLayerInputs per_layer_inputs;
   Vector final_norm;
   std::vector<BoundLayer> layers;
+  std::vector<uint32_t> layer_parts;  // Of `resident`, by layer; none: all lie together. 0: left out.
 };
 
 // What bind_weights() leaves out, because it is streamed (model/weight_stream.h): its views stay null.
@@ -58,10 +59,14 @@ struct LeftOut {
   std::vector<uint32_t> layers = {};  // Whose matrices, ascending.
 };
 
+// Whether each layer's matrices lie in a part of memory of their own.
+enum class LayerMemory : uint8_t { kTogether, kApart };
+
 // Errors name the tensor that is missing or has another shape than the configuration says.
 [[nodiscard]] Result<BoundWeights> bind_weights(const formats::ModelManifest& manifest, const ModelSpec& spec,
                                                 const weights::ResidentWeights::Options& options,
-                                                const LeftOut& left_out = {});
+                                                const LeftOut& left_out = {},
+                                                LayerMemory memory = LayerMemory::kTogether);
 
 // The matrices of a dense layer that was left out, in the order of LayerSpec::matrices(), those without a name omitted.
 void set_matrices(const LayerSpec& spec, std::span<const MatrixView> matrices, BoundLayer& bound);

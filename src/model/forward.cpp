@@ -96,7 +96,7 @@ Status Forward::run(std::span<const Chunk> chunks, float* logits, const HiddenOb
   }
   if (spec_.altup) altup_.merge(weights_.altup, scratch_.altup, rows_, scratch_.x);
   // A file that was written to in between may have given bytes of both states.
-  if (stream_ != nullptr) RETURN_IF_ERROR(stream_->check_files());
+  if (stream_ != nullptr && stream_->reads()) RETURN_IF_ERROR(stream_->check_files());
   for (const Chunk& chunk : chunks) chunk.sequence->advance(static_cast<uint32_t>(chunk.tokens.size()));
   head(chunks, logits);
   return {};
@@ -123,7 +123,9 @@ Status Forward::run_layer(uint32_t index, std::span<const Chunk> chunks) {
   RETURN_IF_ERROR(std::visit([&](const auto& spec) { return run_kind(spec, bound.ffn); }, layer.ffn));
   add_residual(bound.ffn_post_norm);
   finish_layer(index);
-  if (stream_ != nullptr && stream_->has_layer(index)) stream_->release_layer(index);
+  if (stream_ == nullptr) return {};
+  const auto kept = stream_->finish_layer(index);
+  if (!kept.empty()) set_matrices(layer, kept, bound);
   return {};
 }
 

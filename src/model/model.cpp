@@ -1,6 +1,7 @@
 #include "model/model.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <utility>
 
@@ -19,8 +20,8 @@ struct Model::State {
   std::vector<kv::LayerShape> layer_shapes;
   kv::PagePool pages;
   kv::Element element = kv::Element::kF16;
-  // Streamed weights that one token uses: the views below know the resident ones only.
-  uint64_t streamed_active_experts = 0, streamed_active_layers = 0;
+  // Streamed experts that one token uses: the views below know the resident ones only.
+  uint64_t streamed_active_experts = 0;
   uint64_t kv_allowance = UINT64_MAX;  // Bytes of pages before the cache has to give way.
   uint64_t scratch_allowance = 0;
   uint64_t claimed_besides = 0;  // Of the budget, for all but weights.
@@ -35,6 +36,11 @@ struct Model::State {
   [[nodiscard]] weights::RecordCache* weight_cache() const {
     return stream != nullptr ? stream->cache() : nullptr;
   }
+  [[nodiscard]] uint64_t weight_bytes() const {
+    return weights.resident->bytes() + (stream != nullptr ? stream->layer_bytes() : 0);
+  }
+  Status open_stream(const formats::ModelManifest& manifest, storage::Storage& storage,
+                     const WeightStream::Options& options);
   Status make_room(std::span<const Chunk> chunks);
 };
 
@@ -118,18 +124,22 @@ Status Model::State::load_within(const formats::ModelManifest& manifest, compute
                 residency.streamed_layers};
   }
   load_options.drop_cached = residency.streams();
-  ASSIGN_OR_RETURN(weights, bind_weights(manifest, spec, load_options, left_out));
-  if (!residency.streams()) {
-    kv_allowance = UINT64_MAX;
-    return {};
-  }
+  // Layers of a dense model that stay can be given back later, where a ring's slots are less than all of them.
+  const bool layers_move =
+      memory.storage != nullptr &&
+      kRingSlots * sizes.ring_slot < std::accumulate(sizes.layers.begin(), sizes.layers.end(), uint64_t{0});
+  ASSIGN_OR_RETURN(weights, bind_weights(manifest, spec, load_options, left_out,
+                                         layers_move ? LayerMemory::kApart : LayerMemory::kTogether));
+  if (!residency.streams()) kv_allowance = UINT64_MAX;
+  if (!residency.streams() && !layers_move) return {};
   WeightStream::Options stream_options;
+  stream_options.resizable = layers_move ? &sizes : nullptr;
   stream_options.residency = residency;
   stream_options.policy = memory.policy;
   stream_options.look_ahead = memory.look_ahead;
   stream_options.guess = memory.guess;
   stream_options.granule_bytes = memory.granule_bytes;
-  stream_options.cache_bytes = residency.cache_bytes;
+  stream_options.cache_bytes = layers_move ? kRingSlots * sizes.ring_slot : residency.cache_bytes;
   stream_options.rows = rows;
   stream_options.pool = &cpu.pool();
   if (residency.stream_experts && memory.budget_bytes != 0) {
@@ -149,24 +159,34 @@ Status Model::State::load_within(const formats::ModelManifest& manifest, compute
               " MiB at least; raise --memory-budget");
     stream_options.cache_bytes = room;
   }
-  ASSIGN_OR_RETURN(stream, WeightStream::make(manifest, spec, *memory.storage, stream_options));
-  if (!residency.streamed_layers.empty())
-    for (const weights::Record& record : stream->cache()->records()) streamed_active_layers += record.bytes();
+  const Status opened = open_stream(manifest, *memory.storage, stream_options);
+  // A model that is all in memory runs without.
+  return residency.streams() ? opened : Status();
+}
+
+Status Model::State::open_stream(const formats::ModelManifest& manifest, storage::Storage& storage,
+                                 const WeightStream::Options& options) {
+  ASSIGN_OR_RETURN(stream, WeightStream::make(manifest, spec, storage, options));
+  if (options.resizable == nullptr) return {};
+  std::vector<platform::HugeMemory> layers(spec.layers.size());
+  for (size_t i = 0; i < layers.size(); ++i)
+    if (const uint32_t part = weights.layer_parts[i]; part != 0)
+      layers[i] = weights.resident->take_part(part);
+  stream->keep_layers(std::move(layers));
   return {};
 }
 
 // Takes from the streamed weights' cache what keys and values will grow beyond their allowance, before they do.
 Status Model::State::make_room(std::span<const Chunk> chunks) {
-  if (weight_cache() == nullptr) return {};
+  if (stream == nullptr || !stream->resizable() || kv_allowance == UINT64_MAX) return {};
   uint64_t growth = 0;
   for (const Chunk& chunk : chunks)
     growth += chunk.sequence->missing_bytes(static_cast<uint32_t>(chunk.tokens.size()));
   const uint64_t needed = pages.bytes() - pages.free_bytes() + growth;
   if (std::max(pages.bytes(), needed) <= kv_allowance) return {};
-  weights::RecordCache& cache = *weight_cache();
   const uint64_t wanted = std::max(pages.bytes(), needed) - kv_allowance;
-  const uint64_t before = cache.bytes();
-  const uint64_t after = cache.set_bytes(before > wanted ? before - wanted : 0);
+  const uint64_t before = stream->room().bytes;
+  const uint64_t after = stream->set_bytes(before > wanted ? before - wanted : 0);
   kv_allowance += before - std::min(before, after);
   if (needed <= kv_allowance) return {};
   return fail(ErrorCode::kOutOfBudget,
@@ -176,7 +196,7 @@ Status Model::State::make_room(std::span<const Chunk> chunks) {
 }
 
 const ModelSpec& Model::spec() const { return state_->spec; }
-uint64_t Model::weight_bytes() const { return state_->weights.resident->bytes(); }
+uint64_t Model::weight_bytes() const { return state_->weight_bytes(); }
 uint64_t Model::claimed_bytes() const {
   if (state_->claimed_besides == 0) return 0;
   const weights::RecordCache* cache = state_->weight_cache();
@@ -189,14 +209,19 @@ weights::RecordCache* Model::expert_cache() {
   return state_->streamed_active_experts != 0 ? state_->weight_cache() : nullptr;
 }
 
-bool Model::streams() const { return state_->stream != nullptr; }
+bool Model::streams() const { return state_->stream != nullptr && state_->stream->reads(); }
+bool Model::may_stream() const { return state_->stream != nullptr; }
+
+WeightStream* Model::resizable() {
+  return state_->stream != nullptr && state_->stream->resizable() ? state_->stream.get() : nullptr;
+}
 
 double Model::embedding_stall() const {
   return state_->stream != nullptr ? state_->stream->embedding_stall() : 0.0;
 }
 
 std::span<const double> Model::layer_stalls() const {
-  return state_->stream != nullptr ? state_->stream->layer_stalls() : std::span<const double>();
+  return streams() ? state_->stream->layer_stalls() : std::span<const double>();
 }
 
 uint64_t Model::active_expert_bytes() const {
@@ -214,15 +239,20 @@ uint64_t Model::active_expert_bytes() const {
   return total;
 }
 
-uint64_t Model::streamed_layer_bytes() const { return state_->streamed_active_layers; }
+uint64_t Model::streamed_layer_bytes() const {
+  return state_->stream != nullptr ? state_->stream->streamed_layer_bytes() : 0;
+}
 
 uint64_t Model::active_bytes() const {
-  uint64_t total = bytes_of(state_->weights.head) + active_expert_bytes() + state_->streamed_active_layers;
+  uint64_t total = bytes_of(state_->weights.head) + active_expert_bytes();
   total += bytes_of(state_->weights.per_layer_inputs.projection);
   for (const auto* list : {&state_->weights.altup.projections, &state_->weights.altup.merge})
     for (const MatrixView& matrix : *list) total += bytes_of(matrix);
   for (uint32_t i = 0; i < state_->weights.layers.size(); ++i) {
-    if (state_->stream != nullptr && state_->stream->has_layer(i)) continue;  // Counted above.
+    if (state_->stream != nullptr && state_->stream->has_layer(i)) {
+      total += state_->stream->record_bytes(i);
+      continue;
+    }
     for (const MatrixView* matrix : state_->weights.layers[i].matrices()) total += bytes_of(*matrix);
   }
   return total;

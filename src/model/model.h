@@ -21,6 +21,8 @@
 
 namespace mlxf::model {
 
+class WeightStream;
+
 // How much memory the process may take, and where the weights come from that do not fit.
 struct MemoryOptions {
   uint64_t budget_bytes = 0;    // Of the whole process; 0: no limit, everything is loaded.
@@ -59,9 +61,13 @@ class Model {
   [[nodiscard]] uint64_t claimed_bytes() const;
   // Tokens of one forward() call that room is kept for; longer prompts come in chunks of this.
   [[nodiscard]] uint32_t chunk_tokens() const;
-  // Some weights are read from the SSD while the model runs.
+  // Some weights are read from the SSD while the model runs, or may come to be.
   [[nodiscard]] bool streams() const;
-  // The cache of streamed experts or layers; null when all are resident.
+  [[nodiscard]] bool may_stream() const;
+  // The part of the memory for weights that can change while the model runs: experts, or a dense model's layers. Null
+  // where there is none. It changes between two calls of forward() by its set_bytes(), without changing a result.
+  [[nodiscard]] WeightStream* resizable();
+  // The cache of streamed experts or layers; null when all are resident, so far.
   [[nodiscard]] weights::RecordCache* weight_cache();
   // The same where it holds experts, not layers.
   [[nodiscard]] weights::RecordCache* expert_cache();

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "base/check.h"
+#include "weights/matrix_copy.h"
 
 namespace mlxf::model {
 namespace {
@@ -14,10 +15,6 @@ namespace {
 using formats::ModelManifest;
 using weights::Record;
 using weights::RecordSlice;
-
-// A dense layer is computed from one slot while the next is read into the other. A third would let computing fall
-// behind by one more reading, at the price of one more layer to be read for every token.
-constexpr uint32_t kRingSlots = 2;
 
 Result<RecordSlice> slice_of(const ModelManifest& manifest, const MatrixSource& source) {
   RecordSlice slice;
@@ -238,29 +235,8 @@ Result<Residency> plan_residency(const WeightSizes& sizes, uint64_t bytes, uint6
     return plan;
   }
   plan.cache_bytes = kRingSlots * sizes.ring_slot;
-  const uint64_t room = bytes - trunk - plan.cache_bytes;
-  for (uint32_t count = 1; count <= sizes.layers.size(); ++count) {
-    plan.streamed_layers = spread_layers(sizes, count);
-    uint64_t resident = std::accumulate(sizes.layers.begin(), sizes.layers.end(), uint64_t{0});
-    for (const uint32_t layer : plan.streamed_layers) resident -= sizes.layers[layer];
-    if (resident <= room) break;
-  }
+  plan.streamed_layers = streamed_within(sizes, bytes - trunk - plan.cache_bytes, 1);
   return plan;
-}
-
-// The last layer is streamed, and from there back every `step`-th of a round of all layers and the head. Where the head
-// takes more than a step, the others share what is left.
-std::vector<uint32_t> spread_layers(const WeightSizes& sizes, uint32_t count) {
-  const auto layers = static_cast<double>(sizes.layers.size());
-  CHECK(count >= 1 && count <= sizes.layers.size());
-  const uint64_t bytes = std::accumulate(sizes.layers.begin(), sizes.layers.end(), uint64_t{0});
-  const double head = bytes != 0 ? layers * static_cast<double>(sizes.trunk) / static_cast<double>(bytes) : 0;
-  const double step = std::min((layers + head) / count, (layers - 1) / std::max(1.0, count - 1.0));
-  constexpr double kRounding = 1e-9;  // So that thirds add up to a whole.
-  std::vector<uint32_t> spread(count);
-  for (uint32_t i = 0; i < count; ++i)
-    spread[count - 1 - i] = static_cast<uint32_t>(layers - 1 - std::floor(i * step + kRounding));
-  return spread;
 }
 
 Result<std::unique_ptr<WeightStream>> WeightStream::make(const ModelManifest& manifest, const ModelSpec& spec,
@@ -271,7 +247,6 @@ Result<std::unique_ptr<WeightStream>> WeightStream::make(const ModelManifest& ma
   stream->first_expert_.assign(spec.layers.size(), kNone);
   stream->expert_count_.assign(spec.layers.size(), 0);
   stream->layer_stalls_.assign(spec.layers.size(), 0.0);
-  stream->record_of_layer_.assign(spec.layers.size(), kNone);
   std::vector<Record> records;
   weights::RecordCache::Options cache_options;
   cache_options.bytes = options.cache_bytes;
@@ -290,25 +265,15 @@ Result<std::unique_ptr<WeightStream>> WeightStream::make(const ModelManifest& ma
         next += stream->expert_count_[i];
         cache_options.layer_of.resize(next, static_cast<uint32_t>(i));
       }
-  } else if (options.residency.streams_records()) {
-    stream->streamed_layers_ = options.residency.streamed_layers;
-    for (const uint32_t layer : stream->streamed_layers_) {
-      stream->record_of_layer_[layer] = static_cast<uint32_t>(records.size());
-      ASSIGN_OR_RETURN(Record record, record_of(manifest, spec.layers[layer].matrices()));
-      records.push_back(std::move(record));
-    }
+  } else if (options.resizable != nullptr) {
+    RETURN_IF_ERROR(stream->add_layers(manifest, spec, options, records));
     cache_options.policy = weights::Policy::kLru;
     cache_options.equal_slots = true;
   }
   cache_options.bytes -= std::min(cache_options.bytes, transpose_bytes(records));
-  std::vector<storage::FileId>& files = stream->files_;
   stream->storage_ = &storage;
-  for (size_t i = 0; i < manifest.files.size(); ++i) {
-    ASSIGN_OR_RETURN(const storage::FileId file, storage.open(manifest.files[i]));
-    if (storage.file_bytes(file) != manifest.file_bytes[i])
-      return fail(ErrorCode::kChanged, manifest.files[i] + " has changed since its header was read");
-    files.push_back(file);
-  }
+  RETURN_IF_ERROR(stream->open_files(manifest));
+  const std::vector<storage::FileId>& files = stream->files_;
   const auto rows_of = [&](const MatrixSource& source) -> Result<std::unique_ptr<weights::RowReader>> {
     ASSIGN_OR_RETURN(const RecordSlice table, slice_of(manifest, source));
     return std::make_unique<weights::RowReader>(storage, files, table.stored);
@@ -319,13 +284,42 @@ Result<std::unique_ptr<WeightStream>> WeightStream::make(const ModelManifest& ma
   if (options.residency.embedding_by_row) {
     ASSIGN_OR_RETURN(stream->embedding_, rows_of(spec.embedding));
   }
-  if (!options.residency.streams_records()) return stream;
+  if (records.empty()) return stream;
   ASSIGN_OR_RETURN(stream->cache_,
                    weights::RecordCache::make(storage, files, std::move(records), cache_options));
   stream->pool_ = options.pool;
-  if (stream->pool_ != nullptr)
-    stream->pool_->set_between(stream.get(), [cache = stream->cache_.get()] { cache->advance(); });
+  if (stream->cache() != nullptr) stream->look_after_disk();
   return stream;
+}
+
+// Every layer is a record, those that stay as well: which of them are streamed may change.
+Status WeightStream::add_layers(const ModelManifest& manifest, const ModelSpec& spec, const Options& options,
+                                std::vector<Record>& records) {
+  for (const LayerSpec& layer : spec.layers) {
+    ASSIGN_OR_RETURN(Record record, record_of(manifest, layer.matrices()));
+    records.push_back(std::move(record));
+  }
+  WeightSizes sizes = *options.resizable;
+  for (size_t i = 0; i < records.size(); ++i)
+    sizes.layers[i] = platform::HugeMemory::tight_bytes(
+        sizes.layers[i] + weights::copy_slack_bytes(records[i].matrices.size()));
+  places_.emplace(std::move(sizes), options.cache_bytes, options.residency.streamed_layers);
+  layer_memory_.resize(spec.layers.size());
+  return {};
+}
+
+Status WeightStream::open_files(const ModelManifest& manifest) {
+  for (size_t i = 0; i < manifest.files.size(); ++i) {
+    ASSIGN_OR_RETURN(const storage::FileId file, storage_->open(manifest.files[i]));
+    if (storage_->file_bytes(file) != manifest.file_bytes[i])
+      return fail(ErrorCode::kChanged, manifest.files[i] + " has changed since its header was read");
+    files_.push_back(file);
+  }
+  return {};
+}
+
+void WeightStream::look_after_disk() {
+  if (pool_ != nullptr) pool_->set_between(this, [cache = cache_.get()] { cache->advance(); });
 }
 
 WeightStream::~WeightStream() {
@@ -334,8 +328,7 @@ WeightStream::~WeightStream() {
 
 tl::unexpected<Error> WeightStream::named(const Error& error) const {
   const uint32_t record = cache_->failed_record();
-  if (!streamed_layers_.empty())
-    return tl::unexpected<Error>(error.within("layer " + std::to_string(streamed_layers_[record])));
+  if (places_) return tl::unexpected<Error>(error.within("layer " + std::to_string(record)));
   auto layer = static_cast<uint32_t>(first_expert_.size());
   while (layer > 0 && (first_expert_[layer - 1] == kNone || first_expert_[layer - 1] > record)) --layer;
   CHECK(layer > 0);
@@ -404,27 +397,105 @@ void WeightStream::guess_experts(uint32_t layer, std::span<const uint32_t> exper
   cache_->guess(wanted_);
 }
 
+void WeightStream::keep_layers(std::vector<platform::HugeMemory> layers) {
+  CHECK(places_ && layers.size() == layer_memory_.size());
+  layer_memory_ = std::move(layers);
+}
+
+uint64_t WeightStream::layer_bytes() const {
+  uint64_t total = 0;
+  for (const platform::HugeMemory& memory : layer_memory_) total += memory.bytes();
+  return total;
+}
+
+uint64_t WeightStream::streamed_layer_bytes() const {
+  uint64_t total = 0;
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < layer_memory_.size(); ++i) {
+    if (!has_layer(i)) continue;
+    total += record_bytes(i);
+    ++count;
+  }
+  return count > kRingSlots ? total : 0;
+}
+
+WeightStream::Room WeightStream::room() const {
+  Room room;
+  room.touched_bytes = layer_bytes() + cache_->touched_bytes();
+  if (!places_) {
+    room.bytes = cache_->bytes();
+    room.floor_bytes = weights::RecordCache::floor_bytes(cache_->records(), false);
+    room.most_bytes = UINT64_MAX;
+    room.chunk_bytes = cache_->chunk_bytes();
+    return room;
+  }
+  room.bytes = layer_bytes() + (places_->streams() ? cache_->bytes() : 0);
+  room.floor_bytes = places_->floor_bytes();
+  room.most_bytes = places_->most_bytes();
+  room.chunk_bytes = storage::Storage::kAlign;  // Layers are of any size.
+  return room;
+}
+
+uint64_t WeightStream::set_bytes(uint64_t bytes) {
+  if (!places_) return cache_->set_bytes(bytes);
+  // What is in memory stands for files that are gone: it cannot be read again.
+  if (!places_->streams() && !check_files()) return room().bytes;
+  const bool streamed = places_->streams();
+  for (const uint32_t layer : places_->set_bytes(bytes)) layer_memory_[layer] = {};
+  if (!streamed && places_->streams()) look_after_disk();
+  return room().bytes;
+}
+
 Result<std::span<const MatrixView>> WeightStream::acquire_layer(uint32_t layer) {
-  const uint32_t record = record_of_layer_[layer];
-  if (const Status status = cache_->begin({&record, 1}); !status) return named(status.error());
+  acquired_ = {};
+  if (const Status status = cache_->begin({&layer, 1}); !status) return named(status.error());
   const auto batch = cache_->next();
   charge_stall(layer);
   if (!batch) return named(batch.error());
-  read_ahead(record);
-  return (*batch)[0].matrices;
+  read_ahead(layer);
+  acquired_ = (*batch)[0].matrices;
+  return acquired_;
 }
 
-void WeightStream::release_layer(uint32_t layer) {
-  cache_->release();
-  read_ahead(record_of_layer_[layer]);
+std::span<const MatrixView> WeightStream::finish_layer(uint32_t layer) {
+  if (!places_) return {};
+  const bool streamed = has_layer(layer);
+  bool taken = false;
+  switch (places_->next_move(layer)) {
+    case LayerPlaces::Move::kNone:
+      break;
+    case LayerPlaces::Move::kTake:
+      taken = take(layer);
+      break;
+    case LayerPlaces::Move::kGiveBack:
+      layer_memory_[layer] = {};
+      places_->gave_back(layer);
+  }
+  if (streamed) {
+    cache_->release();
+    read_ahead(layer);
+  }
+  if (!taken) return {};
+  return taken_;
 }
 
-// The layers after `record`, in turn and around: the next token begins with the first of them again.
-void WeightStream::read_ahead(uint32_t record) {
+// Where the system refuses the memory the layer is streamed on.
+bool WeightStream::take(uint32_t layer) {
+  auto copy = weights::copy_matrices(acquired_, cache_->records()[layer].matrices, pool_);
+  if (!copy) return false;
+  layer_memory_[layer] = std::move(copy->memory);
+  taken_ = std::move(copy->matrices);
+  places_->took(layer);
+  return true;
+}
+
+// The streamed layers after `layer`, in turn and around: the next token begins with the first of them again.
+void WeightStream::read_ahead(uint32_t layer) {
   if (!look_ahead_) return;
-  const auto count = static_cast<uint32_t>(streamed_layers_.size());
+  const auto layers = static_cast<uint32_t>(layer_memory_.size());
   wanted_.clear();
-  for (uint32_t i = 1; i <= std::min(count, kRingSlots); ++i) wanted_.push_back((record + i) % count);
+  for (uint32_t i = 1; i <= layers && wanted_.size() < kRingSlots; ++i)
+    if (has_layer((layer + i) % layers)) wanted_.push_back((layer + i) % layers);
   cache_->prefetch(wanted_, true);
 }
 

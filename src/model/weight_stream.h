@@ -8,18 +8,25 @@
 // Errors name the layer and the expert beside what the storage says: file, offset, cause.
 // Experts come in batches as they arrive, computed in any order and summed in expert order. Dense layers come in turn
 // and are known beforehand, so that the next one is always being read, across tokens too, while the layers that stay
-// and the head are computed (docs/design/0004-dense-ring.md). Owned by the model; the engine's thread.
+// and the head are computed (docs/design/0004-dense-ring.md).
+// What experts or layers take can change between two passes: set_bytes(). Dense layers that stay have memory of their
+// own each, so that one that is given back frees all of it; layers come back by being copied out of the slot that they
+// were streamed through (docs/design/0005-dense-squeeze.md). Owned by the model; the engine's thread.
 #pragma once
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "base/result.h"
 #include "formats/manifest.h"
 #include "model/guess_gate.h"
+#include "model/layer_places.h"
 #include "model/spec.h"
+#include "model/weight_sizes.h"
+#include "platform/huge_memory.h"
 #include "storage/storage.h"
 #include "tensor/matrix.h"
 #include "weights/record_cache.h"
@@ -28,24 +35,6 @@
 
 namespace mlxf::model {
 
-// What the layers' weights take, from the headers alone.
-struct WeightSizes {
-  uint64_t trunk = 0;              // Head, embedding, and whatever is in no list below.
-  uint64_t embedding = 0;          // The embedding, where it can be read by row instead,
-  uint64_t embedding_window = 0;   // and the memory to do so.
-  uint64_t row_table = 0;          // The table of per-layer embeddings,
-  uint64_t row_buffer = 0;         // and the memory to read it by row instead.
-  uint64_t experts = 0;            // All routed experts.
-  std::vector<uint64_t> layers;    // Of a dense model: each layer's matrices. Empty for mixtures.
-  uint64_t expert_whole = 0;       // The experts as slots of a cache,
-  uint64_t expert_floor = 0;       // and the fewest slots that work.
-  uint64_t ring_slot = 0;          // The largest dense layer as a slot.
-  uint64_t active_experts = 0;     // Routed experts that one token uses.
-  uint64_t expert_reads = 0;       // Ranges of the files that one expert is read from,
-  uint64_t expert_read_bytes = 0;  // and what direct reads of them move: whole blocks.
-  [[nodiscard]] uint64_t total() const;
-  [[nodiscard]] uint64_t floor() const;  // The smallest amount that works.
-};
 [[nodiscard]] Result<WeightSizes> measure_weights(
     const formats::ModelManifest& manifest, const ModelSpec& spec,
     uint64_t granule_bytes = weights::RecordCache::kGranuleBytes,
@@ -68,9 +57,6 @@ struct Residency {
   [[nodiscard]] bool streams_records() const { return stream_experts || !streamed_layers.empty(); }
   [[nodiscard]] bool streams() const { return streams_records() || per_layer_by_row || embedding_by_row; }
 };
-// Which of the layers are streamed when `count` of them are: evenly between those that stay, the head counted as the
-// layers whose bytes it has, so that computing never outruns the next one's read by much. REQUIRES: not more than all.
-[[nodiscard]] std::vector<uint32_t> spread_layers(const WeightSizes& sizes, uint32_t count);
 // `bytes` are for weights alone. kOutOfBudget below the smallest amount that works, which the message names with
 // `overhead`, what the process needs besides, added.
 [[nodiscard]] Result<Residency> plan_residency(const WeightSizes& sizes, uint64_t bytes, uint64_t overhead);
@@ -79,6 +65,8 @@ class WeightStream {
  public:
   struct Options {
     Residency residency;
+    // Not null: of a dense model whose layers may come and go. All may be resident so far.
+    const WeightSizes* resizable = nullptr;
     uint64_t cache_bytes = 0;
     uint64_t granule_bytes = weights::RecordCache::kGranuleBytes;
     weights::Policy policy = weights::Policy::kLfu;
@@ -98,8 +86,31 @@ class WeightStream {
   WeightStream(const WeightStream&) = delete;
   WeightStream& operator=(const WeightStream&) = delete;
 
+  // Takes over the memory of the dense layers that are resident: by layer, nothing for those that are streamed.
+  void keep_layers(std::vector<platform::HugeMemory> layers);
+
+  // Something is read from the SSD, or was.
+  [[nodiscard]] bool reads() const {
+    return per_layer_ != nullptr || embedding_ != nullptr || cache() != nullptr;
+  }
   [[nodiscard]] bool has_experts(uint32_t layer) const { return first_expert_[layer] != kNone; }
-  [[nodiscard]] bool has_layer(uint32_t layer) const { return record_of_layer_[layer] != kNone; }
+  // The dense layer is streamed.
+  [[nodiscard]] bool has_layer(uint32_t layer) const { return places_ && places_->streamed(layer); }
+
+  // What set_bytes() can change: all slots, and a dense model's layers.
+  struct Room {
+    uint64_t bytes = 0;          // Mapped,
+    uint64_t touched_bytes = 0;  // and of that, what the system has really given.
+    uint64_t floor_bytes = 0;    // Of `bytes`, the least,
+    uint64_t most_bytes = 0;     // and what is of use at most.
+    uint64_t chunk_bytes = 0;    // What they come and go by.
+  };
+  [[nodiscard]] bool resizable() const { return cache_ != nullptr; }
+  // REQUIRES: resizable().
+  [[nodiscard]] Room room() const;
+  // Between two passes. Less is given back at once; more is taken as it comes. What of it is mapped now, above `bytes`
+  // only at the least that works, or where the model's files are no longer those that it was loaded from.
+  uint64_t set_bytes(uint64_t bytes);
 
   // A pass over `experts` of a layer, in batches; see RecordCache. `rows` tokens chose them.
   struct ReadyExpert {
@@ -118,11 +129,12 @@ class WeightStream {
   [[nodiscard]] bool wants_guess(uint32_t layer);
   void guess_experts(uint32_t layer, std::span<const uint32_t> experts);
 
-  // The matrices of a streamed dense layer (set_matrices() takes them), valid until release_layer() or the next call;
+  // The matrices of a streamed dense layer (set_matrices() takes them), valid until finish_layer() or the next call;
   // begins reading the layers after it.
   [[nodiscard]] Result<std::span<const MatrixView>> acquire_layer(uint32_t layer);
-  // It was computed: its slot is read into while those that stay are.
-  void release_layer(uint32_t layer);
+  // The layer was computed, streamed or not. Its slot is read into while those that stay are. Where it is now one of
+  // these, returns its matrices, valid until it is streamed again; else nothing.
+  [[nodiscard]] std::span<const MatrixView> finish_layer(uint32_t layer);
 
   // Rows of the per-layer embeddings' table; null where it is resident.
   [[nodiscard]] weights::RowReader* per_layer_rows() { return per_layer_.get(); }
@@ -135,8 +147,15 @@ class WeightStream {
 
   // kChanged when a file is no longer what was opened.
   [[nodiscard]] Status check_files() const;
-  // Null where only rows of tables are read.
-  [[nodiscard]] weights::RecordCache* cache() { return cache_.get(); }
+  // Null where only rows of tables are read, so far.
+  [[nodiscard]] weights::RecordCache* cache() const {
+    return places_ && !places_->streams() ? nullptr : cache_.get();
+  }
+  // What reading a dense layer takes; of all that are streamed, where the slots do not hold them for good.
+  [[nodiscard]] uint64_t record_bytes(uint32_t layer) const { return cache_->records()[layer].bytes(); }
+  [[nodiscard]] uint64_t streamed_layer_bytes() const;
+  // Memory of the dense layers that are resident.
+  [[nodiscard]] uint64_t layer_bytes() const;
   // Seconds waited for rows, of both tables.
   [[nodiscard]] double embedding_stall() const;
   // Seconds that each layer has waited for its weights.
@@ -147,7 +166,12 @@ class WeightStream {
   WeightStream() = default;
   // Charges to `layer` what the cache has waited since the last call.
   void charge_stall(uint32_t layer);
-  void read_ahead(uint32_t record);
+  void read_ahead(uint32_t layer);
+  void look_after_disk();
+  [[nodiscard]] bool take(uint32_t layer);
+  [[nodiscard]] Status add_layers(const formats::ModelManifest& manifest, const ModelSpec& spec,
+                                  const Options& options, std::vector<weights::Record>& records);
+  [[nodiscard]] Status open_files(const formats::ModelManifest& manifest);
   // An error of the cache, with the expert or the layer that it could not bring.
   [[nodiscard]] tl::unexpected<Error> named(const Error& error) const;
 
@@ -157,10 +181,13 @@ class WeightStream {
   std::unique_ptr<weights::RecordCache> cache_;
   std::unique_ptr<weights::RowReader> per_layer_;
   std::unique_ptr<weights::RowReader> embedding_;
-  std::vector<uint32_t> first_expert_;     // By layer: the record of its expert 0.
-  std::vector<uint32_t> expert_count_;     // By layer.
-  std::vector<uint32_t> record_of_layer_;  // By layer: kNone where it stays.
-  std::vector<uint32_t> streamed_layers_;  // By record.
+  std::vector<uint32_t> first_expert_;  // By layer: the record of its expert 0.
+  std::vector<uint32_t> expert_count_;  // By layer.
+  std::optional<LayerPlaces>
+      places_;  // Of a dense model's layers, each of which is the record of its number.
+  std::vector<platform::HugeMemory> layer_memory_;  // By layer: of those that stay.
+  std::span<const MatrixView> acquired_;            // Of the layer that is computed.
+  std::vector<MatrixView> taken_;                   // Of the one that came to stay last.
   bool look_ahead_ = true;
   bool guess_ = false;
   GuessGate guess_gate_;

@@ -1,6 +1,7 @@
 #include "platform/huge_memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstring>
@@ -14,10 +15,21 @@ constexpr uint64_t kHugePageBytes = uint64_t{2} << 20;
 
 }  // namespace
 
-Result<HugeMemory> HugeMemory::allocate(uint64_t bytes) {
+Result<HugeMemory> HugeMemory::allocate(uint64_t bytes) { return map(bytes, kHugePageBytes); }
+
+Result<HugeMemory> HugeMemory::allocate_tight(uint64_t bytes) {
+  return map(bytes, static_cast<uint64_t>(sysconf(_SC_PAGESIZE)));
+}
+
+uint64_t HugeMemory::tight_bytes(uint64_t bytes) {
+  const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  return (bytes + page - 1) / page * page;
+}
+
+Result<HugeMemory> HugeMemory::map(uint64_t bytes, uint64_t granule) {
   HugeMemory memory;
   if (bytes == 0) return memory;
-  const uint64_t rounded = (bytes + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
+  const uint64_t rounded = (bytes + granule - 1) / granule * granule;
   // One huge page more than needed, so that an aligned range of the right size lies inside; the rest is
   // unmapped.
   void* mapped =

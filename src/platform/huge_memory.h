@@ -15,6 +15,9 @@ class HugeMemory {
   HugeMemory() = default;
   // `bytes` is rounded up to 2 MiB. kOutOfBudget when the system refuses.
   [[nodiscard]] static Result<HugeMemory> allocate(uint64_t bytes);
+  // The same, rounded up to the system's small pages, of which it ends in some: for many pieces side by side.
+  [[nodiscard]] static Result<HugeMemory> allocate_tight(uint64_t bytes);
+  [[nodiscard]] static uint64_t tight_bytes(uint64_t bytes);  // What that comes to.
   ~HugeMemory();
   HugeMemory(HugeMemory&& other) noexcept;
   HugeMemory& operator=(HugeMemory&& other) noexcept;
@@ -23,6 +26,7 @@ class HugeMemory {
   [[nodiscard]] uint64_t bytes() const { return bytes_; }
 
  private:
+  [[nodiscard]] static Result<HugeMemory> map(uint64_t bytes, uint64_t granule);
   uint8_t* data_ = nullptr;
   uint64_t bytes_ = 0;
 };

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <map>
 #include <thread>
+#include <tuple>
 
 #include "base/check.h"
 #include "base/mutex.h"
@@ -31,6 +32,7 @@ enum class Form : uint8_t { kStored, kStoredOnly, kTransposed };
 struct Entry {
   StoredMatrix stored;
   Form form = Form::kStored;
+  uint32_t part = 0;
   MatrixView view;
 };
 
@@ -51,10 +53,11 @@ uint64_t aligned(uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign
 struct ResidentWeights::State {
   const ModelManifest& manifest;
   std::vector<Entry> entries;
-  std::map<std::pair<std::string, Form>, uint32_t> handles;
-  platform::HugeMemory arena;
+  std::map<std::tuple<std::string, Form, uint32_t>, uint32_t> handles;
+  std::vector<platform::HugeMemory> arenas;  // By part; there is always the first.
   bool loaded = false;
 
+  [[nodiscard]] uint32_t part() const { return static_cast<uint32_t>(arenas.size() - 1); }
   Result<uint32_t> add(const std::string& name, Form form);
   uint64_t place(Entry& entry, bool int8_rows, uint8_t* memory, uint64_t offset) const;
   void plan_pieces(uint32_t index, std::vector<Piece>& pieces) const;
@@ -66,9 +69,10 @@ struct ResidentWeights::State {
 
 Result<uint32_t> ResidentWeights::State::add(const std::string& name, Form form) {
   CHECK(!loaded);
-  if (const auto found = handles.find({name, form}); found != handles.end()) return found->second;
+  if (const auto found = handles.find({name, form, part()}); found != handles.end()) return found->second;
   Entry entry;
   entry.form = form;
+  entry.part = part();
   ASSIGN_OR_RETURN(entry.stored, find_matrix(manifest, name));
   entry.view = entry.stored.layout;
   if (form == Form::kTransposed) {
@@ -76,7 +80,7 @@ Result<uint32_t> ResidentWeights::State::add(const std::string& name, Form form)
   }
   entries.push_back(entry);
   const auto handle = static_cast<uint32_t>(entries.size() - 1);
-  handles[{name, form}] = handle;
+  handles[{name, form, part()}] = handle;
   return handle;
 }
 
@@ -189,9 +193,17 @@ Status ResidentWeights::State::read_pieces(const std::vector<Piece>& pieces, con
 }
 
 ResidentWeights::ResidentWeights(const ModelManifest& manifest)
-    : state_(new State{manifest, {}, {}, {}, false}) {}
+    : state_(new State{manifest, {}, {}, {}, false}) {
+  state_->arenas.resize(1);
+}
 ResidentWeights::~ResidentWeights() = default;
 ResidentWeights::ResidentWeights(ResidentWeights&&) noexcept = default;
+
+uint32_t ResidentWeights::begin_part() {
+  CHECK(!state_->loaded);
+  state_->arenas.emplace_back();
+  return state_->part();
+}
 
 Result<uint32_t> ResidentWeights::add_matrix(const std::string& name) {
   return state_->add(name, Form::kStored);
@@ -235,6 +247,7 @@ Status ResidentWeights::State::make_blank(const Options& options) {
     largest = std::max(largest, bytes);
     total += bytes;
   }
+  platform::HugeMemory& arena = arenas[0];
   ASSIGN_OR_RETURN(arena,
                    platform::HugeMemory::allocate(std::max(largest, std::min(total, options.blank_bytes))));
   uint64_t offset = 0;
@@ -247,7 +260,7 @@ Status ResidentWeights::State::make_blank(const Options& options) {
   std::vector<std::thread> threads;
   for (uint64_t at = 0; at < arena.bytes(); at += part)
     threads.emplace_back(
-        [this, at, part] { std::memset(arena.data() + at, 0, std::min(part, arena.bytes() - at)); });
+        [&arena, at, part] { std::memset(arena.data() + at, 0, std::min(part, arena.bytes() - at)); });
   for (std::thread& thread : threads) thread.join();
   return {};
 }
@@ -260,15 +273,20 @@ Status ResidentWeights::load(const Options& options) {
     s.loaded = true;
     return {};
   }
-  uint64_t total = 0;
-  for (Entry entry : s.entries) total = s.place(entry, options.int8_rows, nullptr, total);
-  auto memory = platform::HugeMemory::allocate(total);
-  if (!memory) return tl::unexpected<Error>(memory.error().within("while loading " + s.manifest.path));
-  s.arena = std::move(*memory);
-  uint64_t offset = 0;
+  std::vector<uint64_t> offsets(s.arenas.size(), 0);
+  for (Entry entry : s.entries)
+    offsets[entry.part] = s.place(entry, options.int8_rows, nullptr, offsets[entry.part]);
+  for (size_t part = 0; part < s.arenas.size(); ++part) {
+    auto memory = part == 0 ? platform::HugeMemory::allocate(offsets[part])
+                            : platform::HugeMemory::allocate_tight(offsets[part]);
+    if (!memory) return tl::unexpected<Error>(memory.error().within("while loading " + s.manifest.path));
+    s.arenas[part] = std::move(*memory);
+    offsets[part] = 0;
+  }
   std::vector<Piece> pieces;
   for (uint32_t i = 0; i < s.entries.size(); ++i) {
-    offset = s.place(s.entries[i], options.int8_rows, s.arena.data(), offset);
+    Entry& entry = s.entries[i];
+    offsets[entry.part] = s.place(entry, options.int8_rows, s.arenas[entry.part].data(), offsets[entry.part]);
     s.plan_pieces(i, pieces);
   }
   RETURN_IF_ERROR(s.read_pieces(pieces, options));
@@ -281,6 +299,15 @@ const MatrixView& ResidentWeights::matrix(uint32_t handle) const {
   return state_->entries[handle].view;
 }
 
-uint64_t ResidentWeights::bytes() const { return state_->arena.bytes(); }
+uint64_t ResidentWeights::bytes() const {
+  uint64_t total = 0;
+  for (const platform::HugeMemory& arena : state_->arenas) total += arena.bytes();
+  return total;
+}
+
+platform::HugeMemory ResidentWeights::take_part(uint32_t part) {
+  CHECK(state_->loaded && part != 0 && part < state_->arenas.size());
+  return std::move(state_->arenas[part]);
+}
 
 }  // namespace mlxf::weights

@@ -13,6 +13,7 @@
 
 #include "base/result.h"
 #include "formats/manifest.h"
+#include "platform/huge_memory.h"
 #include "tensor/matrix.h"
 #include "weights/stored_matrix.h"
 
@@ -35,8 +36,11 @@ class ResidentWeights {
   ~ResidentWeights();
   ResidentWeights(ResidentWeights&&) noexcept;
 
+  // What is declared from now on lies in memory of its own, which take_part() gives away: a part, by its number.
+  uint32_t begin_part();
+
   // Declares a matrix to be loaded; the handle gives its view once load() has returned. The same name twice
-  // gives the same handle (tied embeddings).
+  // gives the same handle (tied embeddings), within a part.
   [[nodiscard]] Result<uint32_t> add_matrix(const std::string& name);
   // Keeps the matrix in its stored form whatever `int8_rows` says (embedding tables read by row, routers).
   [[nodiscard]] Result<uint32_t> add_matrix_as_stored(const std::string& name);
@@ -52,6 +56,8 @@ class ResidentWeights {
 
   [[nodiscard]] const MatrixView& matrix(uint32_t handle) const;
   [[nodiscard]] uint64_t bytes() const;  // Anonymous memory held.
+  // The views of that part's matrices are as valid as what is returned. REQUIRES: loaded; once for each part.
+  [[nodiscard]] platform::HugeMemory take_part(uint32_t part);
 
  private:
   struct State;

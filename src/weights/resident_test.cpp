@@ -125,6 +125,35 @@ TEST(ResidentWeights, Int8RowsAreWithinHalfAStep) {
   }
 }
 
+// A part is freed whole, whatever the others hold; the same name in two parts is loaded twice.
+TEST(ResidentWeights, PartsLieInMemoryOfTheirOwn) {
+  const auto manifest = formats::open_model(oracle("llama"));
+  ASSERT_TRUE(manifest);
+  ResidentWeights weights(*manifest);
+  const std::string name = "model.layers.0.self_attn.q_proj";
+  const auto first = weights.add_matrix(name);
+  const uint32_t part = weights.begin_part();
+  const auto again = weights.add_matrix(name);
+  const auto up = weights.add_matrix("model.layers.0.mlp.up_proj");
+  EXPECT_EQ(weights.begin_part(), part + 1);
+  ASSERT_TRUE(first && again && up);
+  EXPECT_NE(*first, *again);
+  ASSERT_TRUE(weights.load({}));
+  const uint64_t all = weights.bytes();
+  const std::vector<float> expected = decode(weights.matrix(*first));
+  {
+    const platform::HugeMemory memory = weights.take_part(part);
+    EXPECT_EQ(memory.bytes(), platform::HugeMemory::tight_bytes(64 * 64 * 2 + 128 * 64 * 2));
+    EXPECT_EQ(weights.bytes() + memory.bytes(), all);
+    for (const uint32_t handle : {*again, *up}) {
+      EXPECT_GE(weights.matrix(handle).data, memory.data());
+      EXPECT_LT(weights.matrix(handle).data, memory.data() + memory.bytes());
+    }
+    EXPECT_EQ(decode(weights.matrix(*again)), expected);
+  }
+  EXPECT_EQ(decode(weights.matrix(*first)), expected) << "it lies elsewhere";
+}
+
 TEST(ResidentWeights, NamesWhatIsMissing) {
   const auto manifest = formats::open_model(oracle("llama"));
   ASSERT_TRUE(manifest);
