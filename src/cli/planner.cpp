@@ -71,7 +71,7 @@ Status Planner::find_rates(const PlannerOptions& options, bool floats) {
     plan::SsdOptions quick;
     quick.blocks = {16 << 10, 256 << 10, 1 << 20};
     quick.depths = {1, 4, 16};
-    quick.seconds_each = 0.15;
+    quick.seconds_each = 0.2;
     if (auto table = plan::measure_ssd(file, quick)) {
       profile_.ssd = std::move(table->rates);
       profile_.ssd_burst_bytes_s = table->burst_bytes_s;

@@ -33,9 +33,9 @@ class SpeedLimit {
   [[nodiscard]] Status probe(uint64_t memory_max = 0);
   // What doctor measured on this machine, instead of probe(); false when it has not.
   [[nodiscard]] bool use_profile();
-  // Half a second of random reads, 16 at a time, by the backend that streams, from the largest of the model's files
-  // into huge pages: B_ssd, the fastest of all calls. Blocks of 2 MiB, smaller ones where 16 of them would take more
-  // than `memory_max`.
+  // Half a second of random reads once the disk's rate has settled (a second and a half at most), 16 at a time, by
+  // the backend that streams, from the largest of the model's files into huge pages: B_ssd, the fastest of all calls.
+  // Blocks of 2 MiB, smaller ones where 16 of them would take more than `memory_max`.
   [[nodiscard]] Status probe_disk(const formats::ModelManifest& manifest, storage::Backend backend,
                                   uint64_t memory_max = UINT64_MAX);
 

@@ -187,7 +187,7 @@ Result<SsdTable> measure_ssd(const std::string& path, const SsdOptions& options)
       storage::ProbeOptions probe;
       probe.block_bytes = block;
       probe.depth = depth;
-      probe.seconds = options.seconds_each;
+      probe.seconds = probe.settle_max = options.seconds_each;
       probe.seed = block + depth;
       ASSIGN_OR_RETURN(const storage::ProbeResult result, storage::probe(path, probe));
       table.rates.push_back({block, depth, result.bytes_per_second()});

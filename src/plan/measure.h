@@ -57,8 +57,8 @@ class ProbeMemory {
 struct SsdOptions {
   std::vector<uint64_t> blocks = {16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20};
   std::vector<uint32_t> depths = {1, 4, 16};
-  double seconds_each = 0.4;
-  double seconds_max = 10;  // No further row is begun after this: slow disks get a shorter table.
+  double seconds_each = 0.4;  // Of the settled rate, and as long again at most for a disk to settle.
+  double seconds_max = 10;    // No further row is begun after this: slow disks get a shorter table.
 };
 struct SsdTable {
   std::vector<SsdRate> rates;

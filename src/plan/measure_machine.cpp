@@ -26,7 +26,7 @@ struct Schedule {
 
 Schedule schedule(bool quick) {
   if (!quick) return {4.0, 1.0, 1.0, 0.3, 1024 * kMiB, 5.0, {}};
-  return {0.8, 0.2, 0.2, 0.05, 128 * kMiB, 0.6, {{16 << 10, 256 << 10, 1 << 20}, {1, 16}, 0.15, 1.0}};
+  return {0.8, 0.2, 0.2, 0.05, 128 * kMiB, 0.6, {{16 << 10, 256 << 10, 1 << 20}, {1, 16}, 0.2, 1.5}};
 }
 
 std::string now_utc() {
