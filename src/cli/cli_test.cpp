@@ -33,13 +33,56 @@ TEST(Program, WrongUsageIsOneLineAndExitCodeTwo) {
   }
 }
 
+TEST(Program, WrongUsageNamesWhatIsWrongAndWhereHelpIs) {
+  const struct {
+    const char *arguments, *what, *help;
+  } cases[] = {
+      {"run -p x --tokns 3", "there is no option --tokns", "mlx-flash run --help"},
+      {"run -p x more", "'more' was not expected", "mlx-flash run --help"},
+      {"--prot 8080", "there is no option --prot", "mlx-flash serve --help"},
+      {"serve --port 99999", "--port: Value 99999 not in range 0 to 65535", "mlx-flash serve --help"},
+      {"ps --port x", "--port: Value x not in range 1 to 65535", "mlx-flash ps --help"},
+      {"trace replay", "required", "mlx-flash trace replay --help"},
+      {"frobnicate -x", "there is no command frobnicate", "mlx-flash --help"},
+  };
+  for (const auto& [arguments, what, help] : cases) {
+    const Outcome outcome = run(arguments);
+    EXPECT_EQ(outcome.code, 2) << arguments;
+    EXPECT_NE(outcome.output.find(what), std::string::npos) << arguments << ": " << outcome.output;
+    EXPECT_NE(outcome.output.find(std::string("; see ") + help + "\n"), std::string::npos) << outcome.output;
+  }
+}
+
+TEST(Program, AFileOfOptionsIsNamedWithWhatIsWrongInIt) {
+  const std::string file = temporary("options.toml");
+  const std::pair<const char*, const char*> cases[] = {
+      {"[serve]\nprot = 8080\n", ": there is no option prot under [serve]"},
+      {"[trace.replay]\nmore = 1\n", ": there is no option more under [trace.replay]"},
+      {"[nosuch]\nport = 8080\n", ": [nosuch] is no command"},
+      {"port = 8080\n", ": port is neither [COMMAND] nor an option under one"},
+      {"[serve\nport = 8080\n", "is neither [COMMAND] nor an option"},
+  };
+  for (const auto& [text, what] : cases) {
+    std::ofstream(file) << text;
+    for (const std::string& how : {"ps --config " + file, "--config=" + file + " ps"}) {
+      const Outcome outcome = run(how);
+      EXPECT_EQ(outcome.code, 2) << text;
+      EXPECT_EQ(outcome.output.find("mlx-flash: " + file + ": "), 0u) << outcome.output;
+      EXPECT_NE(outcome.output.find(what), std::string::npos) << outcome.output;
+    }
+    EXPECT_EQ(run_as("MLX_FLASH_CONFIG=" + file + " " MLXF_PROGRAM, "ps").output.find("mlx-flash: " + file),
+              0u);
+  }
+  std::filesystem::remove(file);
+}
+
 TEST(Program, HelpAndVersionSucceed) {
   EXPECT_EQ(run("--version").code, 0);
   const Outcome help = run("--help");
   EXPECT_EQ(help.code, 0);
   for (const char* command : {"run",     "serve",  "mcp",   "chat",     "bench", "perplexity", "tokenize",
                               "inspect", "logits", "synth", "quantize", "pack",  "doctor",     "plan",
-                              "trace",   "pull",   "list",  "rm",       "ps",    "stop"})
+                              "trace",   "pull",   "list",  "rm",       "ps",    "stop",       "browse"})
     EXPECT_NE(help.output.find(command), std::string::npos);
 }
 

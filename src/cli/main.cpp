@@ -48,6 +48,44 @@ bool names_command(const CLI::App& app, const std::vector<std::string>& words) {
                      [&](const CLI::App* command) { return command->check_name(words[at]); });
 }
 
+// Of a file with options: "serve.prot", the name of a section without a command and then ".++", or a line.
+std::string unknown_in_config(const CLI::App& app, std::string item) {
+  constexpr std::string_view kBegin = "INI was not able to parse ", kSection = ".++";
+  const CLI::Option& config = *app.get_config_ptr();
+  const std::string file = config.count() != 0 ? config.results().front() : config.get_default_str();
+  if (item.rfind(kBegin, 0) != 0) return file + ": " + item;
+  item.erase(0, kBegin.size());
+  if (item.size() > kSection.size() && item.ends_with(kSection))
+    return file + ": [" + item.substr(0, item.size() - kSection.size()) + "] is no command";
+  const size_t dot = item.rfind('.');
+  if (dot != std::string::npos)
+    return file + ": there is no option " + item.substr(dot + 1) + " under [" + item.substr(0, dot) + "]";
+  return file + ": " + item +
+         " is neither [COMMAND] nor an option under one, such as port = 8080 under [serve]";
+}
+
+// In our words where the parser's say little. Of what it did not know it lists all, the last word first.
+std::string what_is_wrong(const CLI::App& app, const CLI::ParseError& error) {
+  if (dynamic_cast<const CLI::ConfigError*>(&error) != nullptr) return unknown_in_config(app, error.what());
+  const std::vector<std::string> unknown = app.remaining(true);
+  const bool no_command = app.get_subcommands().empty();
+  if (unknown.empty() || (!no_command && dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr))
+    return error.what();
+  if (no_command) return "there is no command " + unknown.front();
+  const auto option = std::find_if(unknown.begin(), unknown.end(),
+                                   [](const std::string& word) { return word.size() > 1 && word[0] == '-'; });
+  return option != unknown.end() ? "there is no option " + *option
+                                 : "'" + unknown.front() + "' was not expected";
+}
+
+// "mlx-flash trace replay --help", as far as a command was named.
+std::string help_for(const CLI::App& app) {
+  std::string text = app.get_name() + " ";
+  for (auto named = app.get_subcommands(); !named.empty(); named = named.front()->get_subcommands())
+    text.append(named.front()->get_name()) += ' ';
+  return text + "--help";
+}
+
 int run(int argc, char** argv) {
   CLI::App app("Runs language models on the CPU, exactly and near the memory's speed.", "mlx-flash");
   app.set_version_flag("--version", std::string("mlx-flash ") + MLXF_VERSION);
@@ -85,7 +123,7 @@ int run(int argc, char** argv) {
     app.parse(words);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    std::fprintf(stderr, "mlx-flash: %s; see mlx-flash --help\n", error.what());
+    std::fprintf(stderr, "mlx-flash: %s; see %s\n", what_is_wrong(app, error).c_str(), help_for(app).c_str());
     return 2;
   }
   const Status status = action();

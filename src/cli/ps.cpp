@@ -34,6 +34,7 @@ struct Flags {
         ->capture_default_str();
     command.add_option("--port", port, "Port of the server")
         ->envname("MLX_FLASH_PORT")
+        ->check(CLI::Range(1, 65535))
         ->capture_default_str();
     command.add_option("--api-key-file", api_key_file,
                        "File whose first line is the server's key; also: MLX_FLASH_API_KEY");

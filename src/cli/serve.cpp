@@ -136,6 +136,7 @@ void add_serve(CLI::App& app, Action& action) {
       ->envname("MLX_FLASH_HOST");
   command->add_option("--port", flags->port, "Port to listen on; 0: any free one")
       ->envname("MLX_FLASH_PORT")
+      ->check(CLI::Range(0, 65535))
       ->capture_default_str();
   command->add_flag("--preload", flags->preload,
                     "Load the model before listening, not with the first request");

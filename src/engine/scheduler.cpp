@@ -214,7 +214,8 @@ Result<Ticket> Scheduler::submit(Submission submission) {
       return fail(ErrorCode::kUnavailable, stopped_why_.empty()
                                                ? "the server is shutting down and takes no new requests"
                                                : stopped_why_ + " before the request could begin");
-    if (waiting_count_ >= options_.queue_max)
+    // Who will run with the next step is counted as waiting too, until the engine's thread comes to it.
+    if (waiting_count_ >= options_.queue_max && outstanding_ >= options_.queue_max + options_.parallel)
       return fail(ErrorCode::kUnavailable,
                   "the queue is full: " + std::to_string(waiting_count_) + " requests are waiting");
     task->arrival = arrivals_++;

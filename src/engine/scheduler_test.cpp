@@ -295,6 +295,26 @@ TEST_F(SchedulerTest, RefusesWithTheNumbersWhatCannotFit) {
   EXPECT_TRUE(read(waits).finished);
 }
 
+// Those who come at once, or while a long step runs, are not yet looked at by the engine: they do not wait in the queue
+// that is for those beyond `parallel`.
+TEST_F(SchedulerTest, TheQueueIsForThoseBeyondWhatRunsAtOnce) {
+  SchedulerOptions o = options();
+  o.parallel = 4;
+  o.queue_max = 1;
+  const auto scheduler = start(o);
+  std::vector<Ticket> tickets;
+  tickets.reserve(5);
+  for (uint32_t i = 0; i < 5; ++i) {
+    auto ticket = scheduler->submit({long_request(100 + i, 400), "a", {}});
+    ASSERT_TRUE(ticket) << i << ": " << ticket.error().message;
+    tickets.push_back(std::move(*ticket));
+  }
+  const auto refused = scheduler->submit({request("one", 5), "a", {}});
+  ASSERT_FALSE(refused);
+  EXPECT_THAT(refused.error().message, HasSubstr("queue is full"));
+  for (Ticket& ticket : tickets) EXPECT_TRUE(read(ticket).finished);
+}
+
 TEST_F(SchedulerTest, AReaderThatDoesNotReadHoldsUpItselfAlone) {
   SchedulerOptions o = options();
   o.event_max = 4;

@@ -21,6 +21,13 @@ using boost::system::error_code;
 
 constexpr std::chrono::milliseconds kAcceptPause(100);
 
+std::string failure_text(const std::string& host, uint16_t port, const error_code& error) {
+  std::string text = "cannot listen on " + host + ", port " + std::to_string(port) + ": " + error.message();
+  if (error == asio::error::address_in_use)
+    text += "; another program, or another server, has it: choose another port (0: any that is free)";
+  return text;
+}
+
 class ServerOf final : public Server {
  public:
   explicit ServerOf(ServerOptions options)
@@ -30,7 +37,8 @@ class ServerOf final : public Server {
   // NOLINTNEXTLINE(bugprone-exception-escape): asio lacks memory to stop with, and so does everybody else.
   ~ServerOf() override { stop(); }
 
-  [[nodiscard]] Status listen();
+  // Takes the addresses, has the owner prepare, and lets clients in.
+  [[nodiscard]] Status open();
   void run();
   uint16_t port() const override { return port_; }
   size_t connections() const override { return shared_.connections; }
@@ -38,7 +46,7 @@ class ServerOf final : public Server {
   void stop() override;
 
  private:
-  [[nodiscard]] Status listen_on(const std::string& host);
+  [[nodiscard]] Status bind_to(const std::string& host);
   void accept(tcp::acceptor& acceptor);
   void on_accept(tcp::acceptor& acceptor, error_code error, tcp::socket socket);
   void pause_accepting(tcp::acceptor& acceptor);
@@ -56,23 +64,31 @@ class ServerOf final : public Server {
   std::vector<std::thread> threads_;
 };
 
-Status ServerOf::listen() {
+Status ServerOf::open() {
   port_ = options_.port;
   for (size_t i = 0; i < options_.hosts.size(); ++i) {
-    Status status = listen_on(options_.hosts[i]);
+    Status status = bind_to(options_.hosts[i]);
     // A machine may lack the second address, but a port that another program has there would get our clients.
     if (!status && (i == 0 || status.error().code != ErrorCode::kNotFound)) return status;
+  }
+  if (options_.prepare) RETURN_IF_ERROR(options_.prepare());
+  for (tcp::acceptor& acceptor : acceptors_) {
+    error_code error;
+    const tcp::endpoint endpoint = acceptor.local_endpoint(error);
+    acceptor.listen(1024, error);
+    if (error)
+      return fail(ErrorCode::kUnavailable, failure_text(endpoint.address().to_string(), port_, error));
   }
   return {};
 }
 
-Status ServerOf::listen_on(const std::string& host) {
+Status ServerOf::bind_to(const std::string& host) {
   const auto failed = [&](const error_code& error) {
     const bool no_address = error == asio::error::address_family_not_supported ||
                             error == boost::system::errc::address_not_available;
     return fail(no_address || (options_.port == 0 && !acceptors_.empty()) ? ErrorCode::kNotFound
                                                                           : ErrorCode::kUnavailable,
-                "cannot listen on " + host + ", port " + std::to_string(port_) + ": " + error.message());
+                failure_text(host, port_, error));
   };
   error_code error;
   tcp::resolver resolver(io_);
@@ -85,8 +101,6 @@ Status ServerOf::listen_on(const std::string& host) {
   acceptor.set_option(tcp::acceptor::reuse_address(true), error);
   if (endpoint.address().is_v6()) acceptor.set_option(asio::ip::v6_only(true), error);
   acceptor.bind(endpoint, error);
-  if (error) return failed(error);
-  acceptor.listen(1024, error);
   if (error) return failed(error);
   port_ = acceptor.local_endpoint(error).port();
   acceptors_.push_back(std::move(acceptor));
@@ -191,7 +205,7 @@ void ServerOf::stop() {
 
 Result<std::unique_ptr<Server>> Server::start(ServerOptions options) {
   auto server = std::make_unique<ServerOf>(std::move(options));
-  RETURN_IF_ERROR(server->listen());
+  RETURN_IF_ERROR(server->open());
   server->run();
   return std::unique_ptr<Server>(std::move(server));
 }

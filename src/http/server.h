@@ -101,6 +101,8 @@ struct ServerOptions {
   // What a request that is not HTTP, too large or too slow is told.
   std::function<Response(const Refusal& refusal)> refuse = {};
   std::function<void(std::shared_ptr<Exchange>)> handler;  // REQUIRES: given.
+  // Called by start() once the addresses are taken, before anybody can connect; its error is that of start().
+  std::function<Status()> prepare = {};
 };
 
 class Server {

@@ -103,6 +103,44 @@ TEST_F(ServerTest, AnswersOneRequestAfterTheOther) {
   EXPECT_THAT(last, testing::EndsWith("\r\n\r\n")) << "HEAD has no body";
 }
 
+// What takes minutes, such as reading a model, is not done for a port that another program has.
+TEST_F(ServerTest, PreparesOnceThePortIsItsOwnAndBeforeAnybodyConnects) {
+  start();
+  ServerOptions second;
+  second.port = server_->port();
+  second.handler = [](const std::shared_ptr<Exchange>&) {};
+  int prepared = 0;
+  second.prepare = [&prepared]() -> Status {
+    ++prepared;
+    return {};
+  };
+  const auto refused = Server::start(second);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(prepared, 0);
+  EXPECT_THAT(refused.error().message, HasSubstr("cannot listen on 127.0.0.1, port"));
+  EXPECT_THAT(refused.error().message, HasSubstr("choose another port"));
+  server_->stop();
+  server_.reset();
+  second.prepare = [&prepared, port = second.port]() -> Status {
+    ++prepared;
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const int socket = ::socket(AF_INET, SOCK_STREAM, 0);
+    EXPECT_NE(::connect(socket, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+    ::close(socket);
+    return prepared == 1 ? Status(fail(ErrorCode::kCorrupt, "there is nothing to serve")) : Status();
+  };
+  const auto unprepared = Server::start(second);
+  ASSERT_FALSE(unprepared);
+  EXPECT_EQ(unprepared.error().message, "there is nothing to serve");
+  const auto started = Server::start(second);
+  ASSERT_TRUE(started) << started.error().message;
+  EXPECT_EQ(prepared, 2);
+  const Client client((*started)->port());
+}
+
 TEST_F(ServerTest, RefusesAndClosesSoThatNothingIsSmuggled) {
   start();
   Client client(server_->port());

@@ -122,8 +122,9 @@ Result<std::unique_ptr<App>> App::start(AppOptions options) {
   options.access.any_host = !loopback;
   ASSIGN_OR_RETURN(std::unique_ptr<RequestLog> log, RequestLog::open(options.log));
   std::unique_ptr<App> app(new App(std::move(options), std::move(log)));
-  if (app->options_.preload) RETURN_IF_ERROR(app->host_.load());
   http::ServerOptions server;
+  // A port that another program has is found before a model is read for minutes.
+  if (app->options_.preload) server.prepare = [a = app.get()] { return a->host_.load(); };
   if (app->options_.host.empty()) {
     server.hosts = {"127.0.0.1", "::1"};
   } else {

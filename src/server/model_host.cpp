@@ -222,7 +222,7 @@ void ModelHost::keep_for(const Wanted& wanted, std::chrono::milliseconds time) {
     const MutexLock lock(mutex_);
     Place* place = wanted.local ? &local_place() : find_place(wanted.name);
     if (place == nullptr) return;
-    if (place->model == nullptr) {
+    if (!place->ready()) {
       if (place->state == State::kLoading) place->keep_next = time;
       return;
     }
@@ -244,12 +244,13 @@ void ModelHost::keep() {
 bool ModelHost::work(std::optional<Clock::time_point>& until) {
   Place *to_free = nullptr, *to_load = nullptr;
   std::optional<Wish> wish;
-  std::string why;
+  std::string room_for;
+  forget_who_left();
   {
     const MutexLock lock(mutex_);
     to_free = next_to_free(until);
     if (to_free != nullptr) {
-      why = to_free->leaves_why;
+      room_for = to_free->room_for;
     } else if (!wishes_.empty()) {
       wish = std::move(wishes_.front());
       wishes_.pop_front();
@@ -261,7 +262,7 @@ bool ModelHost::work(std::optional<Clock::time_point>& until) {
   if (to_free != nullptr) {
     const std::string name = to_free->source.name;
     if (unload(*to_free, State::kUnloaded, "the model was unloaded"))
-      tell("unloaded " + name + (why.empty() ? ", which nobody uses" : why));
+      tell("unloaded " + name + (room_for.empty() ? ", which nobody uses" : " to make room for " + room_for));
   } else if (wish) {
     grant(*wish);
   } else {
@@ -269,6 +270,28 @@ bool ModelHost::work(std::optional<Clock::time_point>& until) {
   }
   remove_unused();
   return worked;
+}
+
+// Clients leave. What they asked for is not loaded, and who was to make room for it stays.
+void ModelHost::forget_who_left() {
+  std::vector<Waiting> left;  // Let go of without the lock.
+  std::vector<Place*> stays;
+  {
+    const MutexLock lock(mutex_);
+    if (arrivals_ == 0) return;  // load() may be under way.
+    (void)drop_who_left(left);
+    for (const auto& place : places_)
+      if (place->model == nullptr && place->waiting.empty() && place->state == State::kLoading) {
+        place->state = State::kUnloaded;
+        place->need.reset();
+      }
+    for (const auto& place : places_) {
+      if (!place->leaving || place->room_for.empty()) continue;
+      const Place* const wanted = find_place(place->room_for);
+      if (wanted == nullptr || wanted->waiting.empty()) stays.push_back(place.get());
+    }
+  }
+  for (Place* place : stays) stay(*place);
 }
 
 // One that is leaving, or whose time has come, and that nobody uses; it is marked as leaving.
@@ -373,6 +396,7 @@ Result<ModelHost::Change> ModelHost::switch_now(const std::string& name) {
       wanted->state = State::kLoading;
     }
     next_ = wanted == before && there ? "" : source.name;
+    if (wanted != before) move_local(*before, *wanted);  // They wait for the model that comes.
   }
   if (next_name().empty()) {
     stay(*wanted);
@@ -402,6 +426,17 @@ Result<ModelHost::Change> ModelHost::switch_now(const std::string& name) {
   return change;
 }
 
+// Who waits for no model in particular, from one place to the other; by arrival.
+void ModelHost::move_local(Place& from, Place& to) {
+  const auto local = std::stable_partition(from.waiting.begin(), from.waiting.end(),
+                                           [](const Waiting& one) { return !one.local; });
+  to.waiting.insert(to.waiting.end(), std::make_move_iterator(local),
+                    std::make_move_iterator(from.waiting.end()));
+  from.waiting.erase(local, from.waiting.end());
+  std::sort(to.waiting.begin(), to.waiting.end(),
+            [](const Waiting& a, const Waiting& b) { return a.number < b.number; });
+}
+
 // The main one before is served again, to those who named none as well.
 void ModelHost::switch_failed(Place& wanted, Place& before, bool was_loaded, Error& error) {
   tell(error.message);
@@ -409,11 +444,7 @@ void ModelHost::switch_failed(Place& wanted, Place& before, bool was_loaded, Err
   {
     const MutexLock lock(mutex_);
     next_.clear();
-    const auto named = std::stable_partition(wanted.waiting.begin(), wanted.waiting.end(),
-                                             [](const Waiting& one) { return !one.local; });
-    before.waiting.insert(before.waiting.begin(), std::make_move_iterator(named),
-                          std::make_move_iterator(wanted.waiting.end()));
-    wanted.waiting.erase(named, wanted.waiting.end());
+    move_local(wanted, before);
     wants = (wants || !before.waiting.empty()) && !stopping_;
     if (wants) before.state = State::kLoading;
   }
@@ -423,30 +454,21 @@ void ModelHost::switch_failed(Place& wanted, Place& before, bool was_loaded, Err
     error.message += "; nor could " + before.source.name + ", the one before: " + back.error().message;
 }
 
-// A loaded one that was to leave does not: whoever waits for it gets it.
+// A loaded one does not leave, if it was to: whoever waits for it gets it.
 void ModelHost::stay(Place& place) {
   Opened model;
   {
     const MutexLock lock(mutex_);
-    if (!place.leaving) return;
+    if (!place.leaving && place.waiting.empty()) return;
     place.leaving = false;
-    place.leaves_why.clear();
-    place.keep_next = place.keep_alive;
+    place.room_for.clear();
+    if (!place.keep_next) place.keep_next = place.keep_alive;
     model = place.model;
   }
   (void)install(place, std::move(model));
 }
 
 bool ModelHost::load_wanted(Place& place) {
-  std::vector<Waiting> left;
-  {
-    const MutexLock lock(mutex_);
-    if (drop_who_left(left) && place.waiting.empty()) {  // Nobody is unloaded for them.
-      place.state = State::kUnloaded;
-      place.need.reset();
-      return true;
-    }
-  }
   const bool other = place.source.name != name();
   if (other && !options_.by_name) {  // It was the main one when it was asked for.
     (void)install(place, fail(ErrorCode::kNotFound, "there is no such model"));
@@ -489,8 +511,8 @@ std::optional<ModelHost::Opened> ModelHost::open(Place& place, bool end_others) 
     if (step == RoomStep::Kind::kAwait && !end_others) return std::nullopt;
     if (step == RoomStep::Kind::kLoad) {
       Opened opened = open_now(place);
-      // What was measured in headers is not all that it takes: what else could go goes before it is refused.
       if (opened || opened.error().code != ErrorCode::kOutOfBudget) return opened;
+      if (needs_more(place)) continue;  // As if its headers had said so.
       const MutexLock lock(mutex_);
       for (const auto& one : places_)
         if (one->ready() && one->uses->counts().work == 0) other = one.get();
@@ -501,6 +523,21 @@ std::optional<ModelHost::Opened> ModelHost::open(Place& place, bool end_others) 
     if (unload(*other, State::kUnloaded, "room was made for the model " + place.source.name))
       tell("unloaded " + name + " to make room for " + place.source.name);
   }
+}
+
+// What was measured in headers is not all that it takes: more than there is now. What else could go goes, or is waited
+// for, before it is refused. False: nothing could, or there is no budget that would say so.
+bool ModelHost::needs_more(Place& place) {
+  const MutexLock lock(mutex_);
+  uint64_t held = 0;
+  for (const auto& one : places_)
+    if (one->model != nullptr) held += one->claim.bytes();
+  if (held == 0 || claims_.budget() == 0) return false;
+  const uint64_t taken = base_bytes_ + held, budget = claims_.budget();
+  ModelNeed& need = *place.need;
+  need.floor_bytes = std::max(need.floor_bytes, budget - std::min(budget, taken) + 1);
+  need.whole_bytes = std::max(need.whole_bytes, need.floor_bytes);
+  return true;
 }
 
 RoomStep::Kind ModelHost::step_for(Place& place, Place*& other) {
@@ -517,7 +554,7 @@ RoomStep::Kind ModelHost::step_for(Place& place, Place*& other) {
   if (step.kind == RoomStep::Kind::kUnload || step.kind == RoomStep::Kind::kAwait) {
     other = of_held[step.model];
     other->leaving = true;  // Nobody gets it from now on: whoever wants it waits until it is loaded again.
-    other->leaves_why = " to make room for " + place.source.name;
+    other->room_for = place.source.name;
   }
   return step.kind;
 }
@@ -548,7 +585,7 @@ bool ModelHost::unload(Place& place, State next, const std::string& why) {
     const MutexLock lock(mutex_);
     place.state = place.waiting.empty() ? next : State::kLoading;
     place.leaving = false;
-    place.leaves_why.clear();
+    place.room_for.clear();
     model = std::exchange(place.model, nullptr);
   }
   if (model == nullptr) return false;
@@ -603,18 +640,11 @@ Status ModelHost::install(Place& place, Opened opened) {
 }
 
 void ModelHost::give_up() {
-  std::vector<Waiting> waiting;
   std::deque<Wish> wishes;
   {
     const MutexLock lock(mutex_);
-    for (const auto& place : places_) {
-      waiting.insert(waiting.end(), std::make_move_iterator(place->waiting.begin()),
-                     std::make_move_iterator(place->waiting.end()));
-      place->waiting.clear();
-    }
     wishes.swap(wishes_);
   }
-  for (const Waiting& one : waiting) one.ready(shutting_down());
   for (const Wish& wish : wishes) wish.done(shutting_down());
 }
 
@@ -633,10 +663,19 @@ bool ModelHost::stopping() const {
 }
 
 void ModelHost::drain() {
-  const MutexLock lock(mutex_);
-  draining_ = true;
-  for (const auto& place : places_)
-    if (place->model != nullptr) place->model->scheduler->drain();
+  std::vector<Waiting> waiting;
+  {
+    const MutexLock lock(mutex_);
+    draining_ = true;
+    for (const auto& place : places_) {
+      if (place->model != nullptr) place->model->scheduler->drain();
+      waiting.insert(waiting.end(), std::make_move_iterator(place->waiting.begin()),
+                     std::make_move_iterator(place->waiting.end()));
+      place->waiting.clear();
+    }
+  }
+  bell_->ring();  // Nothing is loaded or unloaded for them.
+  for (const Waiting& one : waiting) one.ready(shutting_down());
 }
 
 void ModelHost::stop() {

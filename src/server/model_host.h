@@ -9,8 +9,9 @@
 // requests under way get `drain_wait` to end; to make room for a request it is never taken from another one. A model
 // that cannot be loaded by a switch leaves the place to the one before.
 //
-// Thread-safe: ModelHost; start and stop() are for one thread. What it hands out is counted (model_uses.h). Callbacks
-// of when_ready() run on the caller's thread when the model is there, others on the keeper's; they must not block.
+// Thread-safe: ModelHost; load(), drain() and stop() are for one thread. What it hands out is counted (model_uses.h).
+// Callbacks of when_ready() run on the caller's thread when the model is there, on that of drain() where that refuses
+// them, others on the keeper's; they must not block.
 #pragma once
 
 #include <chrono>
@@ -135,7 +136,7 @@ class ModelHost {
     return options_.serving.scheduler.prefix_folder;
   }
 
-  // Refuses further requests, here and in the schedulers.
+  // Refuses further requests, here and in the schedulers, and those that wait for a model to be loaded.
   void drain() MLXF_EXCLUDES(mutex_);
   [[nodiscard]] bool draining() const MLXF_EXCLUDES(mutex_);
   // drain(), ends what runs, and joins the threads.
@@ -164,8 +165,8 @@ class ModelHost {
     std::shared_ptr<ModelUses> uses;     // Shared with what was handed out.
     std::shared_ptr<ServedModel> model;  // Shared with requests in flight, counted.
     bool leaving = false;                // It is handed out no more, and goes once it is idle.
-    std::string leaves_why;
-    Clock::time_point used;  // Handed out last.
+    std::string room_for;                // To make room for the model of that name.
+    Clock::time_point used;              // Handed out last.
     std::chrono::milliseconds keep_alive = kForever;
     std::optional<std::chrono::milliseconds> keep_next;  // What was said while it was being loaded.
     std::optional<ModelNeed> need;                       // While it is wanted.
@@ -189,10 +190,14 @@ class ModelHost {
   // Moves those whose asker has expired to `left`; false: nobody has.
   [[nodiscard]] bool drop_who_left(std::vector<Waiting>& left) MLXF_REQUIRES(mutex_);
 
+  // Moves those who named no model.
+  static void move_local(Place& from, Place& to);
+
   // The keeper's thread.
   void keep() MLXF_EXCLUDES(mutex_);
   // False: there is nothing to do until `until`, or a ring.
   [[nodiscard]] bool work(std::optional<Clock::time_point>& until) MLXF_EXCLUDES(mutex_);
+  void forget_who_left() MLXF_EXCLUDES(mutex_);
   [[nodiscard]] Place* next_to_free(std::optional<Clock::time_point>& until) MLXF_REQUIRES(mutex_);
   [[nodiscard]] Place* next_to_load() const MLXF_REQUIRES(mutex_);
   void grant(const Wish& wish) MLXF_EXCLUDES(mutex_);
@@ -212,6 +217,8 @@ class ModelHost {
   [[nodiscard]] std::optional<Opened> open(Place& place, bool end_others) MLXF_EXCLUDES(mutex_);
   // What is to be done for `place`; whom that concerns is marked as leaving.
   [[nodiscard]] RoomStep::Kind step_for(Place& place, Place*& other) MLXF_EXCLUDES(mutex_);
+  // After a refusal by the budget. False: there is none, or it has no other model in it.
+  [[nodiscard]] bool needs_more(Place& place) MLXF_EXCLUDES(mutex_);
   [[nodiscard]] Opened open_now(Place& place) MLXF_EXCLUDES(mutex_);
   // Takes the model out, for the state that follows, and lets go of it. False: there was none.
   bool unload(Place& place, State next, const std::string& why) MLXF_EXCLUDES(mutex_);
