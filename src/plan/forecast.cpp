@@ -2,16 +2,18 @@
 
 #include <algorithm>
 #include <cmath>
-#include <set>
 
+#include "plan/disk_time.h"
 #include "plan/model_work.h"
+#include "storage/storage.h"
 
 namespace mlxf::plan {
 namespace {
 
 constexpr const char* kSsd = "ssd";
-// Dense layers are read in pieces, which keeps the queue full.
-constexpr double kLayerDepth = 16;
+// Layers are read in pieces, which keeps the queue full.
+constexpr storage::QueueOptions kQueue;
+constexpr double kLayerDepth = kQueue.depth;
 // Reads that are as fast as large ones, nearly, are held back by what holds back large ones.
 constexpr double kAllowancePart = 0.9;
 // The part of the shorter of reading and computing that has nothing of the longer beside it, in a sweep: fitted by hand
@@ -88,30 +90,43 @@ double block_bytes(const ForecastInputs& inputs) {
   return widening(inputs) * experts_of(inputs).record_bytes / reads_per_expert(inputs);
 }
 
-// Seconds of a pass that computes for `compute` and reads `bytes`, and what most of them are spent on.
+// Seconds of a pass, and what most of them are spent on.
 struct Pass {
   double seconds = 0;
   bool reads = false;
 };
-Pass pass_of(const ForecastInputs& inputs, double compute, double bytes, double reads_at_once) {
+
+// Dense layers in turn.
+Pass dense_pass(const ForecastInputs& inputs, double compute, double bytes) {
   if (bytes == 0) return {compute, false};
+  const double read = bytes / ssd_rate(inputs.ssd, block_bytes(inputs), kLayerDepth);
+  return {std::max(compute, read), read > compute};
+}
+
+// Layers that each wait for the experts that they miss, of `experts` with a chance of `miss` each.
+Pass waiting_pass(const ForecastInputs& inputs, double compute, uint32_t experts, double miss) {
+  if (miss <= 0) return {compute, false};
+  double reads = reads_per_expert(inputs);
   const double block = block_bytes(inputs);
-  const double steady_rate = ssd_rate(inputs.ssd, block, reads_at_once);
-  const double steady = bytes / steady_rate;
-  if (inputs.experts.layers() == 0) return {std::max(compute, steady), steady > compute};
+  const double pieces = std::max(1.0, std::ceil(block / static_cast<double>(kQueue.piece_bytes)));
+  const BatchTime batch(inputs.ssd, block / pieces);
+  const double layers = inputs.experts.layers();
+  const double wait = layers * batch.expected(experts, miss, reads * pieces);
+  const double steady_rate = ssd_rate(inputs.ssd, block, kLayerDepth);
+  const double steady = layers * experts * miss * reads * block / steady_rate;
   // Small reads take their time, however much of its allowance a disk has saved up.
   const double largest_rate = ssd_rate(inputs.ssd, static_cast<double>(kBurstBlockBytes), kBurstBlocks);
   const bool allowance_binds = steady_rate > kAllowancePart * largest_rate;
   const double gain = allowance_binds ? std::max(1.0, inputs.ssd_burst_bytes_s / largest_rate) : 1;
-  const double burst = steady / gain;
+  const double burst = wait / gain;
   return {std::max(steady, compute + burst), std::max(burst, steady - compute) > compute};
 }
 
 Status forecast_decode(const ForecastInputs& inputs, Forecast& out) {
   const PassWork work = decode_work(inputs, out);
-  const double reads_at_once = decode_depth(inputs, out.hit_rate);
   MachineRates rates = inputs.rates;
-  rates.ssd_bytes_s = out.ssd_bytes_s = ssd_rate(inputs.ssd, block_bytes(inputs), reads_at_once);
+  rates.ssd_bytes_s = out.ssd_bytes_s =
+      ssd_rate(inputs.ssd, block_bytes(inputs), decode_depth(inputs, out.hit_rate));
   ASSIGN_OR_RETURN(out.limit, limit_tok_s(work, rates));
   // What a token uses is in stored bytes already, the records may be int8.
   const double used = static_cast<double>(inputs.experts.top_k) * inputs.experts.layers();
@@ -119,7 +134,9 @@ Status forecast_decode(const ForecastInputs& inputs, Forecast& out) {
   const double wider =
       stored > 0 ? std::max(1.0, static_cast<double>(inputs.sizes.expert_read_bytes) / stored) : 1;
   out.read_bytes_per_token = wider * work.expert_bytes * (1 - work.hit_rate) + work.streamed_dense_bytes;
-  const Pass pass = pass_of(inputs, inputs.decode_seconds, out.read_bytes_per_token, reads_at_once);
+  const Pass pass = out.memory.residency.stream_experts
+                        ? waiting_pass(inputs, inputs.decode_seconds, inputs.experts.top_k, 1 - out.hit_rate)
+                        : dense_pass(inputs, inputs.decode_seconds, out.read_bytes_per_token);
   out.decode_tok_s = 1 / pass.seconds;
   out.decode_bound = pass.reads ? kSsd : out.limit.cpu_seconds > out.limit.ram_seconds ? "cpu" : "ram";
   return {};
@@ -132,16 +149,17 @@ Status forecast_decode(const ForecastInputs& inputs, Forecast& out) {
 // part.
 Pass chunk_pass(const ForecastInputs& inputs, const model::Residency& residency, double tokens) {
   const double compute = inputs.prompt_seconds * tokens;
-  if (!residency.stream_experts)
-    return pass_of(inputs, compute, streamed_layers(inputs, residency), kLayerDepth);
-  const double bytes = widening(inputs) * static_cast<double>(inputs.sizes.experts);
+  if (!residency.stream_experts) return dense_pass(inputs, compute, streamed_layers(inputs, residency));
   const double held = held_share(inputs, residency);
-  const double chosen = 1 - std::pow(1 - inputs.experts.top_k / experts_of(inputs).per_layer, tokens);
-  const double in_turn = std::min(1.0, 2.0 / inputs.experts.layers());
+  const double per_layer = experts_of(inputs).per_layer;
+  const double chosen = 1 - std::pow(1 - inputs.experts.top_k / per_layer, tokens);
+  const double layers = inputs.experts.layers();
+  const double in_turn = std::min(1.0, 2.0 / layers);
   if (chosen < model::WeightStream::kSweepShare || held < in_turn)
-    return pass_of(inputs, compute, bytes * chosen * (1 - held), kLayerDepth);
+    return waiting_pass(inputs, compute, static_cast<uint32_t>(std::lround(per_layer)), chosen * (1 - held));
   const double hits = in_turn < 1 ? (held - in_turn) / (1 - in_turn) : held;
-  const double read = bytes * (1 - hits) / ssd_rate(inputs.ssd, block_bytes(inputs), kLayerDepth);
+  const double bytes = widening(inputs) * static_cast<double>(inputs.sizes.experts) * (1 - hits);
+  const double read = bytes / ssd_rate(inputs.ssd, block_bytes(inputs), kLayerDepth);
   return {std::max(compute, read) + kSweepAlone * std::min(compute, read), read > compute};
 }
 
@@ -158,39 +176,7 @@ void forecast_prompt(const ForecastInputs& inputs, Forecast& out) {
   out.prompt_bound = 2 * reading > seconds ? kSsd : "cpu";
 }
 
-// Between the values of `by_depth` (ascending), on a logarithmic scale.
-double between(const std::vector<std::pair<double, double>>& points, double at) {
-  if (at <= points.front().first) return points.front().second;
-  if (at >= points.back().first) return points.back().second;
-  size_t i = 1;
-  while (points[i].first < at) ++i;
-  const auto [x0, y0] = points[i - 1];
-  const auto [x1, y1] = points[i];
-  return y0 + (y1 - y0) * std::log(at / x0) / std::log(x1 / x0);
-}
-
 }  // namespace
-
-double ssd_rate(std::span<const SsdRate> table, double block_bytes, double depth) {
-  std::set<uint64_t> blocks;
-  for (const SsdRate& row : table) blocks.insert(row.block_bytes);
-  std::vector<std::pair<double, double>> by_block;
-  for (const uint64_t block : blocks) {
-    std::vector<std::pair<double, double>> by_depth;
-    for (const SsdRate& row : table)
-      if (row.block_bytes == block && row.depth > 0) by_depth.emplace_back(row.depth, row.bytes_s);
-    std::sort(by_depth.begin(), by_depth.end());
-    if (!by_depth.empty()) by_block.emplace_back(static_cast<double>(block), between(by_depth, depth));
-  }
-  if (by_block.empty()) return 0;
-  const auto [smallest, rate] = by_block.front();
-  if (block_bytes >= smallest || by_block.size() < 2) return between(by_block, block_bytes);
-  // Each read costs some time of its own: the line through the two smallest blocks.
-  const auto [second, second_rate] = by_block[1];
-  const double per_byte = (second / second_rate - smallest / rate) / (second - smallest);
-  const double seconds = smallest / rate - per_byte * (smallest - block_bytes);
-  return std::min(rate, block_bytes / std::max(seconds, block_bytes / rate));
-}
 
 Result<Forecast> forecast(const ForecastInputs& inputs, uint64_t budget_bytes) {
   Forecast out;

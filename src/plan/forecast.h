@@ -4,9 +4,9 @@
 // disk delivers. The limit of the same work (limit.h) says what binds; the forecast is what to expect of this program:
 //
 //     max(compute, read)                     dense layers in turn: the next one is read under this one
-//     max(read, compute + read in bursts)    experts: reads wait for the router and computing waits for the reads, so
-//                                            that they add up; but no disk gives more on average than in a steady
-//                                            stream
+//     max(read, compute + waits)             experts: reads wait for the router and computing waits for the last of a
+//                                            layer's reads (disk_time.h), so that they add up; but no disk gives more
+//                                            on average than in a steady stream
 //     max + a part of min(compute, read)     a prompt's chunk that needs nearly all experts, layer by layer, most of
 //                                            which are read ahead
 // docs/measurements/2026-11-plan.md compares it with runs. Pure, any thread; seconds and bytes.
@@ -20,6 +20,7 @@
 #include "base/result.h"
 #include "model/memory_plan.h"
 #include "model/spec.h"
+#include "plan/disk_time.h"
 #include "plan/hardware_profile.h"
 #include "plan/limit.h"
 #include "weights/replay.h"
@@ -58,9 +59,5 @@ struct Forecast {
 
 // `budget_bytes` 0: without a limit. kOutOfBudget below the floor, kInvalidArgument without a rate that is needed.
 [[nodiscard]] Result<Forecast> forecast(const ForecastInputs& inputs, uint64_t budget_bytes);
-
-// What the disk delivers for reads of `block_bytes`, `depth` at a time: between the rows of a measured table, or its
-// nearest row; blocks smaller than any cost what they have in common with the two smallest. 0 for an empty table.
-[[nodiscard]] double ssd_rate(std::span<const SsdRate> table, double block_bytes, double depth);
 
 }  // namespace mlxf::plan

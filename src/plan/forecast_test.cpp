@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace mlxf::plan {
@@ -205,18 +206,29 @@ TEST(ForecastTest, BudgetsFromTheFloorUpwards) {
   }
 }
 
-TEST(ForecastTest, DisksAreLookedUpByBlockAndDepth) {
-  EXPECT_EQ(ssd_rate({}, 1e6, 4), 0);
-  const SsdRate table[] = {{1 << 18, 1, 1e9}, {1 << 18, 16, 3e9}, {1 << 20, 1, 2e9}, {1 << 20, 16, 6e9}};
-  EXPECT_DOUBLE_EQ(ssd_rate(table, 1 << 18, 1), 1e9);
-  EXPECT_DOUBLE_EQ(ssd_rate(table, 1 << 20, 4), 4e9);
-  EXPECT_DOUBLE_EQ(ssd_rate(table, 1 << 19, 16), 4.5e9);
-  // 87 us and a byte in 0.333 ns for one read; a disk that gives the same for all blocks gives it for smaller ones too.
-  EXPECT_NEAR(ssd_rate(table, 1 << 16, 0.5), 65536 / (262144 / 1e9 - 196608 / 3e9), 1);
-  EXPECT_DOUBLE_EQ(ssd_rate(kDisk, 1 << 10, 4), 1e9);
-  const SsdRate flat[] = {{1 << 18, 1, 1e9}, {1 << 20, 1, 1e9}};
-  EXPECT_DOUBLE_EQ(ssd_rate(flat, 1 << 12, 1), 1e9);
-  EXPECT_DOUBLE_EQ(ssd_rate(table, 1 << 30, 500), 6e9);
+// As DiskTimeTest's disk with blocks of 1 MiB: one expert of a layer takes 5 ms, two together take 8.
+TEST(ForecastTest, EachLayerWaitsForTheLastOfItsReads) {
+  const model::ModelSpec spec = tiny_spec(10, true);
+  ForecastInputs inputs = mixture_inputs(spec);
+  inputs.experts.expert_bytes.assign(10, 10 * kMB);
+  constexpr double kBlock = 1e6;
+  const SsdRate disk[] = {
+      {1'000'000, 1, kBlock / 5e-3}, {1'000'000, 2, kBlock / 3e-3}, {1'000'000, 16, kBlock / 1e-3}};
+  inputs.ssd = disk;
+  inputs.decode_seconds = 0.001;
+  inputs.sizes.expert_reads = 10;  // Of 1 MB.
+  const auto result = forecast(inputs, 600 * kMB);
+  ASSERT_TRUE(result) << result.error().message;
+  const double miss = 1 - result->hit_rate;
+  const BatchTime batch(disk, kBlock);
+  const double one = batch.of(10), two = batch.of(20);
+  EXPECT_GT(one, 1.5 * 10 * 1e-3);
+  EXPECT_NEAR(result->decode_tok_s,
+              1 / (0.001 + 10 * (2 * miss * result->hit_rate * one + miss * miss * two)), 1e-6);
+  EXPECT_STREQ(result->decode_bound, "ssd");
+  // The same as one read of 10 MB each: the storage cuts it into as many pieces.
+  inputs.sizes.expert_reads = 1;
+  EXPECT_NEAR(forecast(inputs, 600 * kMB)->decode_tok_s, result->decode_tok_s, 1e-6);
 }
 
 }  // namespace
