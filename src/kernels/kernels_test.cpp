@@ -2,6 +2,8 @@
 // the same bits; f32 results stay within rounding. One that this machine lacks is reported as skipped.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -246,6 +248,73 @@ TEST_P(IsaTest, TokensOfTheWidestMatricesFitTheScratch) {
           << "format " << format << " bits " << int{f.bits} << " group " << f.group << " cols " << cols;
     }
   }
+}
+
+// Bytes that end with their mapping: who reads or writes behind them faults.
+class AtTheEnd {
+ public:
+  AtTheEnd(const void* bytes, size_t size) {
+    const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE)), whole = (size + page - 1) / page * page;
+    bytes_ = whole + page;
+    base_ = static_cast<uint8_t*>(
+        mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    EXPECT_NE(base_, MAP_FAILED);
+    EXPECT_EQ(mprotect(base_ + whole, page, PROT_NONE), 0);
+    data_ = base_ + whole - size;
+    if (size != 0) std::memcpy(data_, bytes, size);
+  }
+  template <typename T>
+  explicit AtTheEnd(const std::vector<T>& values) : AtTheEnd(values.data(), values.size() * sizeof(T)) {}
+  AtTheEnd(const AtTheEnd&) = delete;
+  AtTheEnd& operator=(const AtTheEnd&) = delete;
+  ~AtTheEnd() { munmap(base_, bytes_); }
+  template <typename T>
+  [[nodiscard]] T* as() const {
+    return reinterpret_cast<T*>(data_);
+  }
+
+ private:
+  uint8_t* base_ = nullptr;
+  uint8_t* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// The last row may end its mapping: a file's, or a slot's.
+TEST_P(IsaTest, Int8ProductsReadAndWriteNothingBehindTheEnds) {
+  std::mt19937 random(15);
+  const std::vector<uint8_t> zeros(kMatmulScratchBytes);
+  const AtTheEnd scratch(zeros);
+  for (const Format& f : integer_formats())
+    for (const uint32_t blocks : {1u, 2u, 3u, 4u, 5u})
+      for (const uint32_t rows : {1u, 6u, 19u}) {
+        Weights w(f, rows, blocks * f.block_elements, random);
+        const AtTheEnd data(w.view.data, rows * w.view.row_bytes), scales(w.scales), biases(w.biases);
+        for (const uint32_t tokens : {1u, 2u, 3u, 4u, 5u, 8u, 9u}) {
+          Activations x(*table_, w.view, tokens, random);
+          const auto format = static_cast<uint32_t>(f.format);
+          const std::vector<float> expected =
+              multiply(reference_kernels().matmul_i8[format], w.view, 0, rows, x.view);
+          const size_t all = size_t{tokens} * w.view.cols;
+          const std::vector<float> guards(size_t{tokens} * rows, kGuard);
+          const AtTheEnd codes(x.codes), of_blocks(x.scales), sums16(x.sums16.data(), all / 16 * 2),
+              sums32(x.sums32.data(), all / 32 * 2), y(guards);
+          MatrixView matrix = w.view;
+          matrix.data = data.as<uint8_t>();
+          matrix.scales = scales.as<uint8_t>();
+          matrix.biases = biases.as<uint8_t>();
+          ActivationView tokens_there = x.view;
+          tokens_there.codes = codes.as<int8_t>();
+          tokens_there.scales = of_blocks.as<float>();
+          tokens_there.sums16 = sums16.as<int16_t>();
+          tokens_there.sums32 = sums32.as<int16_t>();
+          table_->matmul_i8[format](matrix, 0, rows, tokens_there, y.as<float>(), rows,
+                                    scratch.as<uint8_t>());
+          for (uint32_t t = 0; t < tokens; ++t)
+            for (uint32_t row = 0; row < rows; ++row)
+              ASSERT_EQ(y.as<float>()[t * rows + row], expected[t * (rows + 3) + row])
+                  << "format " << format << " bits " << int{f.bits} << " group " << f.group;
+        }
+      }
 }
 
 TEST_P(IsaTest, GroupsWithScalesOfAnyTypeHaveTheBitsOfTheReference) {
