@@ -3,6 +3,7 @@
 mod bounds;
 mod grammar;
 mod guard;
+mod one_of;
 mod print;
 mod stack;
 mod strftime;
@@ -328,6 +329,13 @@ pub unsafe extern "C" fn mlxf_grammar_compile(
         },
         |value| *out = Box::into_raw(Box::new(value)),
     )
+}
+
+/// # Safety
+/// `handle` is live; `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn mlxf_grammar_notes(handle: *const grammar::Grammar, out: *mut Bytes) {
+    *out = Bytes::from_vec((*handle).notes.clone().into_bytes());
 }
 
 /// # Safety

@@ -21,12 +21,20 @@ tl::unexpected<ApiError> refused(const Error& problem, const std::string& param)
   return tl::unexpected<ApiError>(std::move(error));
 }
 
-Made compiled(const text::GrammarText& grammar, const ServedModel& model, const std::string& param,
-              text::Thinking thinking, std::string opening = {}) {
-  auto made = model.grammars->compile(grammar);
-  if (!made) return refused(made.error(), param);
+// What is asked for: a grammar, where it came from, and where in an answer it holds.
+struct Asked {
+  const text::GrammarText& grammar;
+  std::string param;
+  text::Thinking thinking;
+  std::string opening = {};
+};
+
+Made compiled(Asked asked, const ServedModel& model, std::vector<std::string>& warnings) {
+  auto made = model.grammars->compile(asked.grammar);
+  if (!made) return refused(made.error(), asked.param);
+  for (const std::string& note : made->notes()) warnings.push_back(asked.param + ": " + note);
   return std::make_shared<const engine::Constraint>(
-      engine::Constraint{std::move(*made), std::move(thinking), std::move(opening)});
+      engine::Constraint{std::move(*made), std::move(asked.thinking), std::move(asked.opening)});
 }
 
 // The tools that may be called, with their schemas in the order that the template shows.
@@ -56,13 +64,13 @@ Made make_constraint(const api::Call& call, const ServedModel& model, const Prom
     const auto grammar =
         text::forced_calls(model.answers, callable_tools(call), call.parallel_tool_calls, *model.tokenizer);
     if (!grammar) return refused(grammar.error(), "tool_choice");
-    return compiled(*grammar, model, "tools", text::thinking_of(model.answers, prompt.end));
+    return compiled({*grammar, "tools", text::thinking_of(model.answers, prompt.end)}, model, warnings);
   }
   if (call.structure) {
     text::Thinking thinking = prompt.thinking;
     // A grammar is of the final channel: calls stand in others.
     if (calls && model.answers.calls == text::CallStyle::kHarmony) thinking.call_end = "<|call|>";
-    return compiled(call.structure->grammar, model, call.structure->param, std::move(thinking));
+    return compiled({call.structure->grammar, call.structure->param, std::move(thinking)}, model, warnings);
   }
   if (!calls || (call.strict_tools.empty() && call.callable.empty())) return nullptr;
   const auto opened = text::opened_calls(model.answers, callable_tools(call), *model.tokenizer);
@@ -71,8 +79,8 @@ Made make_constraint(const api::Call& call, const ServedModel& model, const Prom
     warnings.push_back("strict has no effect where a call is not forced: " + opened.error().message);
     return nullptr;
   }
-  return compiled(opened->grammar, model, "tools", text::thinking_of(model.answers, prompt.end),
-                  opened->marker);
+  return compiled({opened->grammar, "tools", text::thinking_of(model.answers, prompt.end), opened->marker},
+                  model, warnings);
 }
 
 }  // namespace mlxf::server

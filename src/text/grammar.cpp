@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iterator>
 #include <list>
+#include <sstream>
 
 #include "base/json.h"
 #include "base/mutex.h"
@@ -13,6 +14,7 @@ namespace mlxf::text {
 
 struct Grammar::Compiled {
   GrammarHandle handle;
+  std::vector<std::string> notes;
 };
 
 // Thread-safe: handle is immutable, the rest is guarded.
@@ -89,6 +91,13 @@ int32_t bridge_kind(GrammarText::Kind kind) {
   return MLXF_GRAMMAR_LARK;
 }
 
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
 }  // namespace
 
 GrammarMatcher::GrammarMatcher(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -131,6 +140,8 @@ Result<GrammarMatcher> Grammar::start() const {
   return GrammarMatcher(std::move(state));
 }
 
+std::vector<std::string> Grammar::notes() const { return compiled_->notes; }
+
 Result<GrammarCompiler> GrammarCompiler::create(const Tokenizer& tokenizer) {
   const std::span<const TokenId> end_tokens = tokenizer.end_of_generation();
   const std::vector<uint32_t> ends(end_tokens.begin(), end_tokens.end());
@@ -160,6 +171,9 @@ Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   auto compiled = std::make_shared<Grammar::Compiled>();
   compiled->handle.reset(handle);
+  BridgeBytes notes;
+  mlxf_grammar_notes(handle, notes.out());
+  compiled->notes = lines_of(notes.text());
   shared_->keep(grammar, compiled);
   return Grammar(std::move(compiled));
 }

@@ -2,8 +2,8 @@
 // token.
 //
 // A GrammarCompiler holds what all grammars of one tokenizer share, a trie of its tokens, and compiles. A Grammar is
-// immutable and thread-safe, as the compiler is, which remembers the last few; each answer gets its own GrammarMatcher,
-// which one thread uses. The work is done by the llguidance crate behind bridge/. Limits (in bridge/src/grammar.rs and
+// immutable and thread-safe, as the compiler is, which remembers the last few; each answer gets
+// its own GrammarMatcher, which one thread uses. The work is done by the llguidance crate behind bridge/. Limits (in bridge/src/grammar.rs and
 // that crate): 256 KiB of text, and steps of compiling and of matching a token; a grammar beyond them is refused, or
 // ends the answer with an error.
 //
@@ -68,6 +68,9 @@ class Grammar {
  public:
   // At the beginning.
   [[nodiscard]] Result<GrammarMatcher> start() const;
+  // For whoever asked for it: what it does not keep of its schemas, each a line. That is `oneOf` alone, where values
+  // fit several parts and nothing that a grammar can say tells these apart: it is held to as anyOf is.
+  [[nodiscard]] std::vector<std::string> notes() const;
 
   struct Compiled;  // Internal.
   explicit Grammar(std::shared_ptr<const Compiled> compiled) : compiled_(std::move(compiled)) {}
