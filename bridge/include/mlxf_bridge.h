@@ -85,7 +85,7 @@ typedef enum mlxf_grammar_kind {
   MLXF_GRAMMAR_LARK = 2,
   /* JSON: {"lark": a grammar, in which special tokens are <[id]>, "schemas": [{"name": as in the grammar's @name,
      "of": what it describes, "schema", "lenient": true to leave out what cannot be kept}], "tokens": the ids of the
-     special tokens}. */
+     special tokens}. Other members are not this library's. */
   MLXF_GRAMMAR_COMPOSED = 3,
   MLXF_GRAMMAR_GBNF = 4 /* Lark that was made of a GBNF grammar, as messages say. */
 } mlxf_grammar_kind;

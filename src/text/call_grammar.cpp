@@ -142,6 +142,8 @@ Result<GrammarText> CallRules::finish(const std::string& start) {
   OrderedJson out = {{"lark", "start: " + start + "\n" + rules_}, {"schemas", schemas_}};
   out["tokens"] = OrderedJson::array();
   for (const TokenId token : tokens_) out["tokens"].push_back(token);
+  // Texts between tags may hold anything.
+  out["objects"] = !is_tagged(style_) && style_ != CallStyle::kFunctionGemma && style_ != CallStyle::kGemma4;
   GrammarText made{GrammarText::Kind::kComposed, dump_ordered_json(out)};
   bytes_ = std::max(bytes_, made.text.size());
   RETURN_IF_ERROR(fits());
@@ -155,6 +157,10 @@ std::string one_of_parts(const std::vector<std::string>& parts) {
     out += part;
   }
   return out + ") ";
+}
+
+bool is_tagged(CallStyle style) {
+  return style == CallStyle::kQwenXml || style == CallStyle::kGlm || style == CallStyle::kMiniMax;
 }
 
 bool is_plain_name(std::string_view name) {

@@ -3,17 +3,23 @@
 #include <algorithm>
 #include <iterator>
 #include <list>
+#include <optional>
+#include <set>
 #include <sstream>
 
 #include "base/json.h"
 #include "base/mutex.h"
 #include "text/bridge.h"
 #include "text/gbnf.h"
+#include "text/json_keys.h"
 
 namespace mlxf::text {
 
 struct Grammar::Compiled {
   GrammarHandle handle;
+  std::shared_ptr<const JsonTokens> tokens;  // Shared because it is immutable.
+  std::optional<JsonKeys> keys;              // At the beginning; nothing where the texts are no JSON.
+  std::set<TokenId> marks;                   // Tokens that are no text.
   std::vector<std::string> notes;
 };
 
@@ -46,12 +52,16 @@ struct GrammarCompiler::Shared {
   }
 
   GrammarsHandle handle;
+  std::shared_ptr<const JsonTokens> tokens;
   Mutex mutex;
   std::list<Recent> recent MLXF_GUARDED_BY(mutex);  // Used last first.
 };
 
 struct GrammarMatcher::State {
   MatcherHandle handle;
+  std::shared_ptr<const Grammar::Compiled> compiled;
+  std::optional<JsonKeys> keys;
+  std::vector<uint32_t> words;  // Where keys took some out.
   bool may_end = false;
   bool must_end = false;
 };
@@ -98,6 +108,16 @@ std::vector<std::string> lines_of(const std::string& text) {
   return lines;
 }
 
+// Where its texts hold JSON.
+void watch_keys(const GrammarText& grammar, Grammar::Compiled& compiled) {
+  if (grammar.kind == GrammarText::Kind::kJsonSchema) compiled.keys.emplace(JsonKeys::Where::kWhole);
+  if (grammar.kind != GrammarText::Kind::kComposed) return;
+  const auto parts = parse_ordered_json(grammar.text);
+  if (!parts || !parts->value("objects", false)) return;
+  compiled.keys.emplace(JsonKeys::Where::kObjects);
+  for (const OrderedJson& token : (*parts)["tokens"]) compiled.marks.insert(token.get<TokenId>());
+}
+
 }  // namespace
 
 GrammarMatcher::GrammarMatcher(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -113,7 +133,16 @@ Result<std::span<const uint32_t>> GrammarMatcher::allowed() {
   const int32_t code = mlxf_matcher_allowed(state_->handle.get(), &words, &count, &may_end, error.out());
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   state_->may_end = may_end != 0;
-  return std::span(words, count);
+  if (!state_->keys) return std::span(words, count);
+  state_->words.assign(words, words + count);
+  const auto none = [](const std::vector<uint32_t>& all) {
+    return std::all_of(all.begin(), all.end(), [](uint32_t word) { return word == 0; });
+  };
+  if (state_->keys->take_out_repeats(*state_->compiled->tokens, state_->words) && none(state_->words))
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "an object can go on with no key but those that it has: its schema asks for more than it allows");
+  return std::span<const uint32_t>(state_->words);
 }
 
 bool GrammarMatcher::may_end() const { return state_->may_end; }
@@ -125,6 +154,11 @@ Status GrammarMatcher::accept(TokenId token) {
       mlxf_matcher_accept(state_->handle.get(), static_cast<uint32_t>(token), &must_end, error.out());
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   state_->must_end = must_end != 0;
+  if (state_->keys && state_->compiled->marks.contains(token)) {
+    state_->keys->restart();
+  } else if (state_->keys) {
+    state_->keys->push(state_->compiled->tokens->bytes(token));
+  }
   return {};
 }
 
@@ -137,6 +171,8 @@ Result<GrammarMatcher> Grammar::start() const {
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   auto state = std::make_unique<GrammarMatcher::State>();
   state->handle.reset(handle);
+  state->compiled = compiled_;
+  state->keys = compiled_->keys;
   return GrammarMatcher(std::move(state));
 }
 
@@ -152,6 +188,7 @@ Result<GrammarCompiler> GrammarCompiler::create(const Tokenizer& tokenizer) {
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   auto shared = std::make_shared<Shared>();
   shared->handle.reset(handle);
+  shared->tokens = std::make_shared<const JsonTokens>(tokenizer);
   return GrammarCompiler(std::move(shared));
 }
 
@@ -174,6 +211,8 @@ Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
   BridgeBytes notes;
   mlxf_grammar_notes(handle, notes.out());
   compiled->notes = lines_of(notes.text());
+  compiled->tokens = shared_->tokens;
+  watch_keys(grammar, *compiled);
   shared_->keep(grammar, compiled);
   return Grammar(std::move(compiled));
 }

@@ -7,6 +7,8 @@
 // that crate): 256 KiB of text, and steps of compiling and of matching a token; a grammar beyond them is refused, or
 // ends the answer with an error.
 //
+// JSON never repeats a key of an object, whatever its schema leaves open, in schemas and in calls that are JSON objects.
+//
 // Special tokens are part of no grammar but those composed here. Tokens that end a generation are allowed exactly where
 // the grammar may end.
 #pragma once
@@ -52,7 +54,7 @@ class GrammarMatcher {
   ~GrammarMatcher();
 
   // The tokens that may come next, 32 to a word; may_end() then tells whether the text may end here. Valid until the
-  // next call. kInternal or kOutOfBudget where an incomplete text cannot go on.
+  // next call. kInternal or kInvalidArgument where an incomplete text cannot go on.
   [[nodiscard]] Result<std::span<const uint32_t>> allowed();
   [[nodiscard]] bool may_end() const;
   // REQUIRES: `token` was among the last allowed() and does not end a generation.
