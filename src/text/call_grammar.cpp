@@ -383,6 +383,8 @@ Result<GrammarText> forced_calls(const AnswerFormat& format, std::span<const Cal
   return CallWriter(format, tools, Arguments::kBySchema, tokenizer).forced(several);
 }
 
+bool has_call_marker(const AnswerFormat& format) { return !section_of(format.calls, false).open.empty(); }
+
 Result<OpenedCalls> opened_calls(const AnswerFormat& format, std::span<const CallableTool> tools,
                                  const Tokenizer& tokenizer) {
   CallWriter writer(format, tools, Arguments::kFree, tokenizer);
