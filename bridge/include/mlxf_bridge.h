@@ -96,6 +96,8 @@ int32_t mlxf_grammars_create(const mlxf_tokenizer* tokenizer, const uint32_t* en
 void mlxf_grammars_destroy(mlxf_grammars* handle);
 int32_t mlxf_grammar_compile(const mlxf_grammars* handle, int32_t kind, const uint8_t* text, size_t text_size,
                              mlxf_grammar** out, mlxf_bytes* error);
+/* What it holds, which no matcher adds to. */
+uint64_t mlxf_grammar_bytes(const mlxf_grammar* handle);
 /* What the grammar does not keep of the schemas that it was made of, a line each. */
 void mlxf_grammar_notes(const mlxf_grammar* handle, mlxf_bytes* out);
 void mlxf_grammar_destroy(mlxf_grammar* handle);

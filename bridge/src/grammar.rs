@@ -15,7 +15,7 @@ use serde_json::{json, Map, Value as Json};
 use crate::one_of::as_any_of;
 use crate::stack::on_own_stack;
 use crate::tokenizer::{Table, CONTROL, GAP, SPECIAL};
-use crate::{Code, Failure};
+use crate::{measured, Code, Failure};
 
 const GRAMMAR_BYTES_MAX: usize = 256 << 10;
 /// Of one that was made of a shorter one.
@@ -220,7 +220,7 @@ impl Grammars {
             return Err(Failure::new(Code::Invalid, message));
         }
         let (mut tokens, mut notes) = (Vec::new(), Vec::new());
-        let parser = on_own_stack(|| match kind {
+        let compile = || match kind {
             Kind::JsonSchema => self.compile_schema(text, &mut notes),
             Kind::Regex => self.parser(TopLevelGrammar::from_regex(whole_regex(text))).map_err(|message| {
                 Failure::new(Code::Invalid, format!("the regular expression cannot be used: {message}"))
@@ -232,6 +232,10 @@ impl Grammars {
                 Failure::new(Code::Invalid, format!("the GBNF grammar cannot be used: {message}"))
             }),
             Kind::Composed => self.compile_composed(text, &mut tokens, &mut notes),
+        };
+        let (parser, bytes) = on_own_stack(|| {
+            let (parser, bytes) = measured(compile);
+            Ok((parser?, bytes))
         })?;
         let mut allowed = self.allowed.clone();
         if !tokens.is_empty() {
@@ -239,7 +243,7 @@ impl Grammars {
             tokens.iter().for_each(|token| set(&mut text, *token));
             allowed = Arc::new(Allowed { text, ends: allowed.ends.clone() });
         }
-        Ok(Grammar { parser: Mutex::new(parser), allowed, notes: notes.join("\n") })
+        Ok(Grammar { parser: Mutex::new(parser), allowed, bytes, notes: notes.join("\n") })
     }
 }
 
@@ -300,6 +304,7 @@ fn parts_of(schema: &Json) -> Vec<(String, Json)> {
 pub struct Grammar {
     parser: Mutex<TokenParser>, // Only cloned.
     allowed: Arc<Allowed>,
+    pub bytes: usize,
     /// What it does not keep of what it was made of, a line each.
     pub notes: String,
 }

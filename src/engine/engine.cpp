@@ -39,6 +39,8 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
     }
   }
   engine->tokenizer_bytes_ = std::max(held, platform::own_memory_bytes()) - held;
+  const uint64_t kept_bytes = engine->grammars_ ? text::GrammarCompiler::kKeptBytesMax : 0;
+  engine->tokenizer_bytes_ += kept_bytes;
   engine->pool_ = std::make_unique<compute::ThreadPool>(options.threads != 0 ? options.threads
                                                                              : platform::usable_processors());
   compute::Cpu::Options cpu_options;
@@ -54,8 +56,9 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
   if (options.memory_budget != 0) {
     ASSIGN_OR_RETURN(engine->storage_, storage::open_storage(options.storage));
     load.memory.budget_bytes = options.memory_budget;
-    if (options.held_bytes_min != 0)
-      load.memory.held_bytes_min = options.held_bytes_min + engine->tokenizer_bytes_;
+    load.memory.held_bytes_min = options.held_bytes_min != 0
+                                     ? options.held_bytes_min + engine->tokenizer_bytes_
+                                     : platform::own_memory_bytes() + kept_bytes;
     load.memory.storage = engine->storage_.get();
     load.memory.context_tokens = options.context_tokens;
     load.memory.sequences = options.sequences;
@@ -123,10 +126,12 @@ void Engine::adapt_memory() {
     case memory::Decision::Cause::kHold:
     case memory::Decision::Cause::kStart:
       return;
-    case memory::Decision::Cause::kCalm:
-    case memory::Decision::Cause::kCeiling:
     case memory::Decision::Cause::kLow:
     case memory::Decision::Cause::kStalls:
+      if (grammars_) grammars_->forget();
+      [[fallthrough]];
+    case memory::Decision::Cause::kCalm:
+    case memory::Decision::Cause::kCeiling:
       cache.set_bytes(decision.slot_bytes);
   }
 }

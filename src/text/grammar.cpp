@@ -21,16 +21,17 @@ struct Grammar::Compiled {
   std::optional<JsonKeys> keys;              // At the beginning; nothing where the texts are no JSON.
   std::set<TokenId> marks;                   // Tokens that are no text.
   std::vector<std::string> notes;
+  uint64_t bytes = 0;
 };
 
 // Thread-safe: handle is immutable, the rest is guarded.
 struct GrammarCompiler::Shared {
-  // Clients ask for the same few forms again and again. Some megabytes of each are kept.
-  static constexpr size_t kRecentMax = 8;
-  static constexpr size_t kRecentBytesMax = size_t{32} << 10;  // Of a grammar's text.
+  // Clients ask for the same few forms again and again. Finding one looks at all of them.
+  static constexpr size_t kRecentMax = 64;
   struct Recent {
     GrammarText text;
     std::shared_ptr<const Grammar::Compiled> compiled;
+    uint64_t bytes = 0;
   };
 
   std::shared_ptr<const Grammar::Compiled> find(const GrammarText& text) {
@@ -44,17 +45,30 @@ struct GrammarCompiler::Shared {
   }
 
   void keep(const GrammarText& text, std::shared_ptr<const Grammar::Compiled> compiled) {
-    if (text.text.size() > kRecentBytesMax) return;
-    std::list<Recent> leaving;  // Freed when the lock is not held.
+    const uint64_t bytes = text.text.size() + compiled->bytes;
+    if (bytes > GrammarCompiler::kKeptBytesMax / 2) return;  // It would cost most others their place.
+    std::list<Recent> leaving;                               // Freed when the lock is not held.
     const MutexLock lock(mutex);
-    recent.push_front({text, std::move(compiled)});
-    if (recent.size() > kRecentMax) leaving.splice(leaving.begin(), recent, std::prev(recent.end()));
+    recent.push_front({text, std::move(compiled), bytes});
+    recent_bytes += bytes;
+    while (recent.size() > kRecentMax || recent_bytes > GrammarCompiler::kKeptBytesMax) {
+      recent_bytes -= recent.back().bytes;
+      leaving.splice(leaving.begin(), recent, std::prev(recent.end()));
+    }
+  }
+
+  void forget() {
+    std::list<Recent> leaving;
+    const MutexLock lock(mutex);
+    leaving.swap(recent);
+    recent_bytes = 0;
   }
 
   GrammarsHandle handle;
   std::shared_ptr<const JsonTokens> tokens;
   Mutex mutex;
   std::list<Recent> recent MLXF_GUARDED_BY(mutex);  // Used last first.
+  uint64_t recent_bytes MLXF_GUARDED_BY(mutex) = 0;
 };
 
 struct GrammarMatcher::State {
@@ -192,6 +206,13 @@ Result<GrammarCompiler> GrammarCompiler::create(const Tokenizer& tokenizer) {
   return GrammarCompiler(std::move(shared));
 }
 
+uint64_t GrammarCompiler::kept_bytes() const {
+  const MutexLock lock(shared_->mutex);
+  return shared_->recent_bytes;
+}
+
+void GrammarCompiler::forget() const { shared_->forget(); }
+
 Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
   if (auto known = shared_->find(grammar)) return Grammar(std::move(known));
   std::string made;
@@ -211,6 +232,7 @@ Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
   BridgeBytes notes;
   mlxf_grammar_notes(handle, notes.out());
   compiled->notes = lines_of(notes.text());
+  compiled->bytes = mlxf_grammar_bytes(handle);
   compiled->tokens = shared_->tokens;
   watch_keys(grammar, *compiled);
   shared_->keep(grammar, compiled);

@@ -335,6 +335,34 @@ TEST(Grammar, HostileGrammarsEnd) {
   }
 }
 
+// Many forms, and some that are large: what is kept stays within its bytes, those used last are kept, and all of it is
+// given back.
+TEST(Grammar, KeptGrammarsStayWithinTheirBytes) {
+  const GrammarCompiler compiler = GrammarCompiler::create(of_file("byte_bpe.json")).value();
+  EXPECT_EQ(compiler.kept_bytes(), 0u);
+  const GrammarText small = any_json_object();
+  ASSERT_TRUE(compiler.compile(small));
+  const uint64_t one = compiler.kept_bytes();
+  EXPECT_GT(one, uint64_t{20} << 10);
+  EXPECT_LT(one, uint64_t{8} << 20);
+  ASSERT_TRUE(compiler.compile(small));
+  EXPECT_EQ(compiler.kept_bytes(), one);
+  for (int i = 0; i < 40; ++i) {
+    std::string schema = R"({"type":"object","properties":{)";
+    for (int j = 0; j < 400; ++j) {
+      schema += j == 0 ? "\"p" : ",\"p";
+      schema += std::to_string(i) + "_" + std::to_string(j) + R"(":{"type":"string","maxLength":3})";
+    }
+    ASSERT_TRUE(compiler.compile({Kind::kJsonSchema, schema + "}}"}));
+    EXPECT_LE(compiler.kept_bytes(), GrammarCompiler::kKeptBytesMax);
+    EXPECT_GT(compiler.kept_bytes(), one);
+  }
+  compiler.forget();
+  EXPECT_EQ(compiler.kept_bytes(), 0u);
+  ASSERT_TRUE(compiler.compile(small));
+  EXPECT_EQ(compiler.kept_bytes(), one);
+}
+
 TEST(Grammar, MatchersAreIndependent) {
   const Tokenizer tokenizer = of_file("spm_bpe.json");
   const GrammarCompiler compiler = GrammarCompiler::create(tokenizer).value();
