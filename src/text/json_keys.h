@@ -1,8 +1,9 @@
 // JsonKeys: follows the JSON texts in an answer that a grammar holds, and tells which tokens would write a key into an
 // object that has it already. No grammar can: what was written before decides.
 //
-// It trusts the grammar that what it follows is JSON, and keeps the keys of the objects that are open. A value type,
-// one thread; JsonTokens is immutable and any thread's.
+// It trusts the grammar that what it follows is JSON, and keeps the keys of the objects that are open. Tokens with a
+// quotation mark are looked at while a key is written that begins as one that is there does, else those with two: of
+// Qwen3's 151,643 tokens 512 and one. A value type, one thread; JsonTokens is immutable and any thread's.
 #pragma once
 
 #include <cstdint>
