@@ -85,7 +85,7 @@ typedef enum mlxf_grammar_kind {
   MLXF_GRAMMAR_LARK = 2,
   /* JSON: {"lark": a grammar, in which special tokens are <[id]>, "schemas": [{"name": as in the grammar's @name,
      "of": what it describes, "schema", "lenient": true to leave out what cannot be kept}], "tokens": the ids of the
-     special tokens}. */
+     special tokens}. Other members are not this library's. */
   MLXF_GRAMMAR_COMPOSED = 3,
   MLXF_GRAMMAR_GBNF = 4 /* Lark that was made of a GBNF grammar, as messages say. */
 } mlxf_grammar_kind;
@@ -96,6 +96,10 @@ int32_t mlxf_grammars_create(const mlxf_tokenizer* tokenizer, const uint32_t* en
 void mlxf_grammars_destroy(mlxf_grammars* handle);
 int32_t mlxf_grammar_compile(const mlxf_grammars* handle, int32_t kind, const uint8_t* text, size_t text_size,
                              mlxf_grammar** out, mlxf_bytes* error);
+/* What it holds, which no matcher adds to. */
+uint64_t mlxf_grammar_bytes(const mlxf_grammar* handle);
+/* What the grammar does not keep of the schemas that it was made of, a line each. */
+void mlxf_grammar_notes(const mlxf_grammar* handle, mlxf_bytes* out);
 void mlxf_grammar_destroy(mlxf_grammar* handle);
 /* At the grammar's beginning. It outlives the grammar. */
 int32_t mlxf_matcher_create(const mlxf_grammar* handle, mlxf_matcher** out, mlxf_bytes* error);

@@ -12,9 +12,10 @@ use llguidance::{ParserFactory, TokenParser};
 use serde::Deserialize;
 use serde_json::{json, Map, Value as Json};
 
+use crate::one_of::as_any_of;
 use crate::stack::on_own_stack;
 use crate::tokenizer::{Table, CONTROL, GAP, SPECIAL};
-use crate::{Code, Failure};
+use crate::{measured, Code, Failure};
 
 const GRAMMAR_BYTES_MAX: usize = 256 << 10;
 /// Of one that was made of a shorter one.
@@ -129,8 +130,8 @@ impl Grammars {
         Ok(parser)
     }
 
-    fn schema_parser(&self, schema: &Json, lenient: bool) -> Result<TokenParser, String> {
-        self.parser(TopLevelGrammar::from_json_schema(with_options(schema, lenient)?))
+    fn schema_parser(&self, schema: &Json, lenient: bool, loose: &mut Vec<String>) -> Result<TokenParser, String> {
+        self.parser(TopLevelGrammar::from_json_schema(with_options(schema, lenient, loose)?))
     }
 
     /// Goes down from a refused schema to the smallest part that is refused with the same words.
@@ -152,7 +153,7 @@ impl Grammars {
                         }
                     }
                 }
-                if self.schema_parser(&part, lenient).is_err_and(|other| other == message) {
+                if self.schema_parser(&part, lenient, &mut Vec::new()).is_err_and(|other| other == message) {
                     path.push_str(&name);
                     at = part;
                     continue 'deeper;
@@ -162,16 +163,24 @@ impl Grammars {
         }
     }
 
-    fn compile_schema(&self, text: &str) -> Result<TokenParser, Failure> {
+    fn compile_schema(&self, text: &str, notes: &mut Vec<String>) -> Result<TokenParser, Failure> {
         let schema: Json = serde_json::from_str(text)
             .map_err(|e| Failure::new(Code::Invalid, format!("the JSON schema is not JSON: {e}")))?;
-        self.schema_parser(&schema, false).map_err(|message| {
+        let mut loose = Vec::new();
+        let parser = self.schema_parser(&schema, false, &mut loose).map_err(|message| {
             let path = self.find_fault(&schema, false, &message);
             Failure::new(Code::Invalid, format!("the JSON schema cannot be used: {message} (at {path})"))
-        })
+        })?;
+        notes.extend(loose.iter().map(|path| note_of("the JSON schema", path)));
+        Ok(parser)
     }
 
-    fn compile_composed(&self, text: &str, tokens: &mut Vec<u32>) -> Result<TokenParser, Failure> {
+    fn compile_composed(
+        &self,
+        text: &str,
+        tokens: &mut Vec<u32>,
+        notes: &mut Vec<String>,
+    ) -> Result<TokenParser, Failure> {
         let composed: Composed = serde_json::from_str(text)
             .map_err(|e| Failure::new(Code::Internal, format!("the composed grammar is not what it must be: {e}")))?;
         let count = self.allowed.text.len() * 32;
@@ -184,14 +193,19 @@ impl Grammars {
         };
         let mut grammars = vec![GrammarWithLexer::from_lark(composed.lark)];
         for named in &composed.schemas {
-            let schema = with_options(&named.schema, named.lenient).map_err(|message| at_fault(named, &message))?;
+            let mut loose = Vec::new();
+            let schema =
+                with_options(&named.schema, named.lenient, &mut loose).map_err(|message| at_fault(named, &message))?;
+            if !named.lenient {
+                notes.extend(loose.iter().map(|path| note_of(&named.of, path)));
+            }
             let grammar = GrammarWithLexer::from_json_schema(schema);
             grammars.push(GrammarWithLexer { name: Some(named.name.clone()), ..grammar });
         }
         *tokens = composed.tokens;
         self.parser(TopLevelGrammar { grammars, max_tokens: None }).map_err(|message| {
             for named in &composed.schemas {
-                if let Err(message) = self.schema_parser(&named.schema, named.lenient) {
+                if let Err(message) = self.schema_parser(&named.schema, named.lenient, &mut Vec::new()) {
                     return at_fault(named, &message);
                 }
             }
@@ -205,9 +219,9 @@ impl Grammars {
             let message = format!("the grammar has {} bytes; at most {most} are read", text.len());
             return Err(Failure::new(Code::Invalid, message));
         }
-        let mut tokens = Vec::new();
-        let parser = on_own_stack(|| match kind {
-            Kind::JsonSchema => self.compile_schema(text),
+        let (mut tokens, mut notes) = (Vec::new(), Vec::new());
+        let compile = || match kind {
+            Kind::JsonSchema => self.compile_schema(text, &mut notes),
             Kind::Regex => self.parser(TopLevelGrammar::from_regex(whole_regex(text))).map_err(|message| {
                 Failure::new(Code::Invalid, format!("the regular expression cannot be used: {message}"))
             }),
@@ -217,7 +231,11 @@ impl Grammars {
             Kind::Gbnf => self.parser(TopLevelGrammar::from_lark(text.to_string())).map_err(|message| {
                 Failure::new(Code::Invalid, format!("the GBNF grammar cannot be used: {message}"))
             }),
-            Kind::Composed => self.compile_composed(text, &mut tokens),
+            Kind::Composed => self.compile_composed(text, &mut tokens, &mut notes),
+        };
+        let (parser, bytes) = on_own_stack(|| {
+            let (parser, bytes) = measured(compile);
+            Ok((parser?, bytes))
         })?;
         let mut allowed = self.allowed.clone();
         if !tokens.is_empty() {
@@ -225,14 +243,21 @@ impl Grammars {
             tokens.iter().for_each(|token| set(&mut text, *token));
             allowed = Arc::new(Allowed { text, ends: allowed.ends.clone() });
         }
-        Ok(Grammar { parser: Mutex::new(parser), allowed })
+        Ok(Grammar { parser: Mutex::new(parser), allowed, bytes, notes: notes.join("\n") })
     }
 }
 
-/// The schema with what it does not say itself.
-fn with_options(schema: &Json, lenient: bool) -> Result<Json, String> {
-    let mut schema = match schema {
-        Json::Object(members) => members.clone(),
+fn note_of(what: &str, path: &str) -> String {
+    format!("what fits several parts of {path} in {what} is not ruled out: they overlap")
+}
+
+/// The schema with what it does not say itself, without `oneOf`. `loose` gets the paths of those that are no more than
+/// `anyOf` now.
+fn with_options(schema: &Json, lenient: bool, loose: &mut Vec<String>) -> Result<Json, String> {
+    let (rewritten, mut overlapping) = as_any_of(schema);
+    loose.append(&mut overlapping);
+    let mut schema = match rewritten {
+        Json::Object(members) => members,
         Json::Bool(true) => Map::new(),
         Json::Bool(false) => return Err("the schema is false: nothing fits it".into()),
         _ => return Err("a schema is an object, true or false".into()),
@@ -279,6 +304,9 @@ fn parts_of(schema: &Json) -> Vec<(String, Json)> {
 pub struct Grammar {
     parser: Mutex<TokenParser>, // Only cloned.
     allowed: Arc<Allowed>,
+    pub bytes: usize,
+    /// What it does not keep of what it was made of, a line each.
+    pub notes: String,
 }
 
 impl Grammar {

@@ -3,6 +3,7 @@
 mod bounds;
 mod grammar;
 mod guard;
+mod one_of;
 mod print;
 mod stack;
 mod strftime;
@@ -10,8 +11,52 @@ mod template;
 mod tojson;
 mod tokenizer;
 
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Once;
+
+thread_local! {
+    static TAKEN: Cell<isize> = const { Cell::new(0) };
+}
+
+/// The system's allocator, and how many bytes each thread has taken and not given back: what a compiled grammar holds
+/// can be told in no other way.
+struct Counting;
+
+fn count(bytes: isize) {
+    let _ = TAKEN.try_with(|taken| taken.set(taken.get() + bytes));
+}
+
+// Safety: all of it is the system allocator's.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        System.alloc(layout)
+    }
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        count(layout.size() as isize);
+        System.alloc_zeroed(layout)
+    }
+    unsafe fn dealloc(&self, data: *mut u8, layout: Layout) {
+        count(-(layout.size() as isize));
+        System.dealloc(data, layout)
+    }
+    unsafe fn realloc(&self, data: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size as isize - layout.size() as isize);
+        System.realloc(data, layout, size)
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// What `work` makes, and the bytes that it took on this thread and still holds.
+pub fn measured<T>(work: impl FnOnce() -> T) -> (T, usize) {
+    let before = TAKEN.with(Cell::get);
+    let made = work();
+    (made, (TAKEN.with(Cell::get) - before).max(0) as usize)
+}
 
 /// Why a call failed; the discriminants are those of `mlxf_bridge_code`.
 #[derive(Clone, Copy)]
@@ -328,6 +373,20 @@ pub unsafe extern "C" fn mlxf_grammar_compile(
         },
         |value| *out = Box::into_raw(Box::new(value)),
     )
+}
+
+/// # Safety
+/// `handle` is live.
+#[no_mangle]
+pub unsafe extern "C" fn mlxf_grammar_bytes(handle: *const grammar::Grammar) -> u64 {
+    (*handle).bytes as u64
+}
+
+/// # Safety
+/// `handle` is live; `out` is writable.
+#[no_mangle]
+pub unsafe extern "C" fn mlxf_grammar_notes(handle: *const grammar::Grammar, out: *mut Bytes) {
+    *out = Bytes::from_vec((*handle).notes.clone().into_bytes());
 }
 
 /// # Safety

@@ -212,6 +212,8 @@ Result<Outcome> generate(const Flags& flags, const std::string& prompt) {
   ASSIGN_OR_RETURN(Prompt encoded, encode(flags, *engine, tokenizer, prompt));
   if (grammar) {
     ASSIGN_OR_RETURN(text::Grammar compiled, engine->grammars().compile(*grammar));
+    for (const std::string& note : compiled.notes())
+      std::fprintf(stderr, "mlx-flash: note: %s\n", note.c_str());
     request.constraint = std::make_shared<const engine::Constraint>(
         engine::Constraint{std::move(compiled), std::move(encoded.thinking)});
   }

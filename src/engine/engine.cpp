@@ -40,6 +40,8 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
     }
   }
   engine->tokenizer_bytes_ = std::max(held, platform::own_memory_bytes()) - held;
+  const uint64_t kept_bytes = engine->grammars_ ? text::GrammarCompiler::kKeptBytesMax : 0;
+  engine->tokenizer_bytes_ += kept_bytes;
   engine->pool_ = std::make_unique<compute::ThreadPool>(options.threads != 0 ? options.threads
                                                                              : platform::usable_processors());
   compute::Cpu::Options cpu_options;
@@ -55,8 +57,9 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
   if (options.memory_budget != 0) {
     ASSIGN_OR_RETURN(engine->storage_, storage::open_storage(options.storage));
     load.memory.budget_bytes = options.memory_budget;
-    if (options.held_bytes_min != 0)
-      load.memory.held_bytes_min = options.held_bytes_min + engine->tokenizer_bytes_;
+    load.memory.held_bytes_min = options.held_bytes_min != 0
+                                     ? options.held_bytes_min + engine->tokenizer_bytes_
+                                     : platform::own_memory_bytes() + kept_bytes;
     load.memory.storage = engine->storage_.get();
     load.memory.granule_bytes = options.granule_bytes;
     load.memory.context_tokens = options.context_tokens;
@@ -90,8 +93,10 @@ Status Engine::govern(const EngineOptions& options) {
   reserved_bytes_ = options.memory_budget - std::min(options.memory_budget, room.bytes);
   if (model_->expert_cache() == nullptr) {
     // Layers do not fill the budget to the last byte.
-    const uint64_t before = std::max(
-        held_before_weights_, options.held_bytes_min == 0 ? 0 : options.held_bytes_min + tokenizer_bytes_);
+    const uint64_t kept_bytes = grammars_ ? text::GrammarCompiler::kKeptBytesMax : 0;
+    const uint64_t before =
+        std::max(held_before_weights_ + kept_bytes,
+                 options.held_bytes_min == 0 ? 0 : options.held_bytes_min + tokenizer_bytes_);
     reserved_bytes_ = std::min(reserved_bytes_, before + model_->claimed_bytes() - room.bytes);
   }
   ASSIGN_OR_RETURN(memory_source_, platform::MemorySource::open(options.system_root));
@@ -139,12 +144,14 @@ void Engine::adapt_memory() {
       return;
     case memory::Decision::Cause::kStart:
       // What was planned stands, untouched as most of it still is; but layers that were loaded are there.
-      if (decision.slot_bytes >= touched) return;
+      if (decision.slot_bytes < touched) weights.set_bytes(decision.slot_bytes);
+      return;
+    case memory::Decision::Cause::kLow:
+    case memory::Decision::Cause::kStalls:
+      if (grammars_) grammars_->forget();
       [[fallthrough]];
     case memory::Decision::Cause::kCalm:
     case memory::Decision::Cause::kCeiling:
-    case memory::Decision::Cause::kLow:
-    case memory::Decision::Cause::kStalls:
       weights.set_bytes(decision.slot_bytes);
   }
 }

@@ -95,7 +95,7 @@ class Engine {
   std::string arithmetic_;
   double load_seconds_ = 0.0;
   uint64_t held_before_weights_ = 0;
-  uint64_t tokenizer_bytes_ = 0;  // With grammars.
+  uint64_t tokenizer_bytes_ = 0;  // With grammars, those that may come to be kept included.
   std::optional<platform::MemorySource> memory_source_;
   std::optional<memory::Governor> governor_;
   std::optional<DriveCare> drive_care_;

@@ -1,5 +1,6 @@
 #include "server/constraint.h"
 
+#include <algorithm>
 #include <utility>
 #include <variant>
 
@@ -21,12 +22,20 @@ tl::unexpected<ApiError> refused(const Error& problem, const std::string& param)
   return tl::unexpected<ApiError>(std::move(error));
 }
 
-Made compiled(const text::GrammarText& grammar, const ServedModel& model, const std::string& param,
-              text::Thinking thinking, std::string opening = {}) {
-  auto made = model.grammars->compile(grammar);
-  if (!made) return refused(made.error(), param);
+// What is asked for: a grammar, where it came from, and where in an answer it holds.
+struct Asked {
+  const text::GrammarText& grammar;
+  std::string param;
+  text::Thinking thinking;
+  std::string opening = {};
+};
+
+Made compiled(Asked asked, const ServedModel& model, std::vector<std::string>& warnings) {
+  auto made = model.grammars->compile(asked.grammar);
+  if (!made) return refused(made.error(), asked.param);
+  for (const std::string& note : made->notes()) warnings.push_back(asked.param + ": " + note);
   return std::make_shared<const engine::Constraint>(
-      engine::Constraint{std::move(*made), std::move(thinking), std::move(opening)});
+      engine::Constraint{std::move(*made), std::move(asked.thinking), std::move(asked.opening)});
 }
 
 // The tools that may be called, with their schemas in the order that the template shows.
@@ -47,6 +56,36 @@ std::vector<text::CallableTool> callable_tools(const api::Call& call) {
   return out;
 }
 
+// Calls that may come: held to the schemas of strict tools, and to the tools that are allowed. Arguments of strict
+// tools are promised to fit; without such tools the answer is worth more than what it is held to.
+Made free_to_call(const api::Call& call, const ServedModel& model, const Prompt& prompt,
+                  std::vector<std::string>& warnings) {
+  const std::vector<text::CallableTool> tools = callable_tools(call);
+  const bool strict = std::any_of(tools.begin(), tools.end(), [](const auto& tool) { return tool.strict; });
+  const auto not_held = [&warnings](const std::string& why) -> Made {
+    warnings.push_back("tool_choice: calls are not held to the allowed tools: " + why);
+    return nullptr;
+  };
+  const auto opened = text::opened_calls(model.answers, tools, *model.tokenizer);
+  if (!opened) {
+    const Error& problem = opened.error();
+    const bool too_large = problem.code == ErrorCode::kInvalidArgument;
+    if (strict && too_large) return refused(problem, "tools");
+    if (call.callable.empty()) {
+      warnings.push_back("strict has no effect where a call is not forced: " + problem.message);
+      return nullptr;
+    }
+    if (strict || !text::has_call_marker(model.answers)) return refused(problem, "tool_choice");
+    return not_held(problem.message);
+  }
+  Made made =
+      compiled({opened->grammar, "tools", text::thinking_of(model.answers, prompt.end), opened->marker},
+               model, warnings);
+  if (!made && !strict && made.error().kind == ErrorKind::kInvalidRequest)
+    return not_held(made.error().message);
+  return made;
+}
+
 }  // namespace
 
 Made make_constraint(const api::Call& call, const ServedModel& model, const Prompt& prompt,
@@ -56,23 +95,16 @@ Made make_constraint(const api::Call& call, const ServedModel& model, const Prom
     const auto grammar =
         text::forced_calls(model.answers, callable_tools(call), call.parallel_tool_calls, *model.tokenizer);
     if (!grammar) return refused(grammar.error(), "tool_choice");
-    return compiled(*grammar, model, "tools", text::thinking_of(model.answers, prompt.end));
+    return compiled({*grammar, "tools", text::thinking_of(model.answers, prompt.end)}, model, warnings);
   }
   if (call.structure) {
     text::Thinking thinking = prompt.thinking;
     // A grammar is of the final channel: calls stand in others.
     if (calls && model.answers.calls == text::CallStyle::kHarmony) thinking.call_end = "<|call|>";
-    return compiled(call.structure->grammar, model, call.structure->param, std::move(thinking));
+    return compiled({call.structure->grammar, call.structure->param, std::move(thinking)}, model, warnings);
   }
   if (!calls || (call.strict_tools.empty() && call.callable.empty())) return nullptr;
-  const auto opened = text::opened_calls(model.answers, callable_tools(call), *model.tokenizer);
-  if (!opened && !call.callable.empty()) return refused(opened.error(), "tool_choice");
-  if (!opened) {
-    warnings.push_back("strict has no effect where a call is not forced: " + opened.error().message);
-    return nullptr;
-  }
-  return compiled(opened->grammar, model, "tools", text::thinking_of(model.answers, prompt.end),
-                  opened->marker);
+  return free_to_call(call, model, prompt, warnings);
 }
 
 }  // namespace mlxf::server

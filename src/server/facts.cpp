@@ -90,6 +90,9 @@ void add_scheduler(const ServedModel& model, Json& body) {
                        {"kv_bytes_max", scheduler.kv.budget_bytes},
                        {"prefix_bytes", scheduler.kv.held(memory::Tag::kPrefix)},
                        {"prefix_entries", scheduler.prefix_entries}};
+  if (model.grammars)
+    body["grammars"] = {{"kept_bytes", model.grammars->kept_bytes()},
+                        {"kept_bytes_max", text::GrammarCompiler::kKeptBytesMax}};
   if (scheduler.streams)
     body["streaming"] = {{"cache_bytes", scheduler.weight_cache_bytes},
                          {"needed", scheduler.weights.needed},

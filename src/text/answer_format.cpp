@@ -14,6 +14,8 @@ struct Clue {
 constexpr Clue kClues[] = {
     {CallStyle::kHarmony, "<|channel|>"},
     {CallStyle::kKimi, "<|tool_calls_section_begin|>"},
+    {CallStyle::kDsml, "｜DSML｜"},
+    {CallStyle::kCommand, "<|START_ACTION|>"},
     {CallStyle::kDeepSeek, "<｜tool▁calls▁begin｜>"},
     {CallStyle::kMiniMax, "<minimax:tool_call>"},
     {CallStyle::kGemma4, "<|tool_call>"},
@@ -51,6 +53,9 @@ AnswerFormat detect_answer_format(std::string_view template_source) {
   } else if (contains(template_source, "<seed:think>")) {
     format.think_begin = "<seed:think>";
     format.think_end = "</seed:think>";
+  } else if (contains(template_source, "<|START_THINKING|>")) {
+    format.think_begin = "<|START_THINKING|>";
+    format.think_end = "<|END_THINKING|>";
   } else if (contains(template_source, "<think>") || contains(template_source, "</think>")) {
     format.think_begin = "<think>";
     format.think_end = "</think>";
@@ -107,6 +112,12 @@ std::vector<std::string> marker_spellings(const AnswerFormat& format) {
       break;
     case CallStyle::kGemma4:
       add({"<|tool_call>", "<tool_call|>", "<|\"|>"});
+      break;
+    case CallStyle::kCommand:
+      add({"<|START_ACTION|>", "<|END_ACTION|>"});
+      break;
+    case CallStyle::kDsml:
+      add({"｜DSML｜"});
       break;
     case CallStyle::kHarmony:
       add({"<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|constrain|>", "<|call|>", "<|return|>"});

@@ -26,6 +26,8 @@ enum class CallStyle : uint8_t {
   kFunctionGemma,  // <start_function_call>call:f{p:<escape>v<escape>}<end_function_call>
   kGemma4,         // <|tool_call>call:f{p:<|"|>v<|"|>}<tool_call|>
   kHarmony,        // <|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>: gpt-oss.
+  kCommand,  // <|START_ACTION|>[{"tool_call_id", "tool_name", "parameters"}]<|END_ACTION|>: Command R7B on.
+  kDsml,  // <｜DSML｜function_calls><｜DSML｜invoke name="f"><｜DSML｜parameter name="p" string="true">v...: DeepSeek V3.2.
 };
 
 struct AnswerFormat {

@@ -16,7 +16,7 @@ using mlxf::text::AnswerParser;
 using mlxf::text::CallStyle;
 using mlxf::text::ToolSpec;
 
-constexpr uint8_t kStyles = static_cast<uint8_t>(CallStyle::kHarmony) + 1;
+constexpr uint8_t kStyles = static_cast<uint8_t>(CallStyle::kDsml) + 1;
 
 // Joins neighbours of one kind, and checks the order of calls.
 class Collector {

@@ -100,6 +100,9 @@ TEST(AnswerFormat, IsToldFromATemplatesMarkers) {
   EXPECT_EQ(style("{{ tools }}<start_function_call>"), CallStyle::kFunctionGemma);
   EXPECT_EQ(style("{{ tools }}<|tool_call>call:<tool_call|>"), CallStyle::kGemma4);
   EXPECT_EQ(style("<|start|>assistant<|channel|>final<|message|>"), CallStyle::kHarmony);
+  EXPECT_EQ(style("{{ tools }}<|START_ACTION|>[<|END_ACTION|>"), CallStyle::kCommand);
+  EXPECT_EQ(style("{% set dsml = '｜DSML｜' %}{{ tools }}"), CallStyle::kDsml);
+  EXPECT_EQ(detect_answer_format("<|START_THINKING|> <|START_ACTION|>").think_end, "<|END_THINKING|>");
   EXPECT_EQ(detect_answer_format("<think></think>").think_end, "</think>");
   EXPECT_EQ(detect_answer_format("[THINK] [TOOL_CALLS]").think_begin, "[THINK]");
   EXPECT_EQ(detect_answer_format("<|channel>thought\n<channel|>").think_begin, "<|channel>thought");
@@ -288,6 +291,39 @@ TEST(AnswerParser, ReadsTagsByTheToolsSchema) {
                   R"(call 1 now {"odd": true})"));
   EXPECT_THAT(read_all_ways(format_of(CallStyle::kQwenXml), "<tool_call><function=write><parameter=text>cut"),
               ElementsAre(R"(broken 0 write {"text": "cut | <function=write><parameter=text>cut)"));
+}
+
+TEST(AnswerParser, ReadsCommand) {
+  const AnswerFormat format{CallStyle::kCommand, "<|START_THINKING|>", "<|END_THINKING|>"};
+  EXPECT_THAT(
+      read_all_ways(
+          format,
+          "<|START_THINKING|>I look.<|END_THINKING|><|START_ACTION|>[\n    {\"tool_call_id\": \"0\", "
+          "\"tool_name\": \"weather\", \"parameters\": {\"city\": \"Rome\"}},\n    {\"tool_call_id\": "
+          "\"1\", \"tool_name\": \"now\", \"parameters\": {}}\n]<|END_ACTION|>"),
+      ElementsAre("think I look.", R"(call 0 weather {"city": "Rome"})", "call 1 now {}"));
+  EXPECT_THAT(read_all_ways(format, "<|START_RESPONSE|>It is [5].<|END_RESPONSE|>"),
+              ElementsAre("say It is [5]."));
+  EXPECT_THAT(
+      read_all_ways(format, "<|START_ACTION|>[{\"tool_name\": \"now\", \"parameters\": [1]}]<|END_ACTION|>"),
+      ElementsAre(testing::StartsWith("say [{\"tool_name\"")));
+}
+
+TEST(AnswerParser, ReadsDeepSeeksTags) {
+  const AnswerFormat format = format_of(CallStyle::kDsml, true);
+  EXPECT_THAT(
+      read_all_ways(
+          format,
+          "x</think>I look.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n"
+          "<｜DSML｜parameter name=\"city\" string=\"true\">5 < \"6\"\n</｜DSML｜parameter>\n"
+          "<｜DSML｜parameter name=\"days\" string=\"false\">3</｜DSML｜parameter>\n"
+          "<｜DSML｜parameter name=\"either\" string=\"true\">5</｜DSML｜parameter>\n</｜DSML｜invoke>\n"
+          "<｜DSML｜invoke name=\"now\">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+          "<think>"),
+      ElementsAre("think x", "say I look.",
+                  R"(call 0 weather {"city": "5 < \"6\"\n", "days": 3, "either": "5"})", "call 1 now {}"));
+  EXPECT_THAT(read_all_ways(format, "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"now\">\ncut"),
+              ElementsAre(testing::StartsWith("broken 0 now"), "say ut"));
 }
 
 TEST(AnswerParser, ReadsGemma) {

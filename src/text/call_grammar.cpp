@@ -38,6 +38,10 @@ std::string_view family_of(CallStyle style) {
       return "Gemma 4's";
     case CallStyle::kHarmony:
       return "gpt-oss's";
+    case CallStyle::kCommand:
+      return "Command's";
+    case CallStyle::kDsml:
+      return "DeepSeek V3.2's";
   }
   return "";
 }
@@ -109,7 +113,17 @@ std::string CallRules::value(std::string of, OrderedJson schema, bool lenient) {
 }
 
 std::string CallRules::text_until(std::string_view close) {
-  if (is_no_text(close)) return "/(?s:.*)/ " + exactly(close);
+  // A token that no text holds ends it, behind what else `close` begins with.
+  for (const std::string& marker : markers_) {
+    const size_t at = close.find(marker);
+    if (at == std::string_view::npos || !is_no_text(marker)) continue;
+    std::string before;
+    for (const char c : close.substr(0, at)) {
+      if (std::string_view("/.^$*+?()[]{}|\\").find(c) != std::string_view::npos) before += '\\';
+      before += c;
+    }
+    return "/(?s:.*" + before + ")/ " + exactly(close.substr(at));
+  }
   const std::string name = "r" + std::to_string(rule_count_++);
   add_rule(name, "[suffix=" + json_string(close) + "]: ", "/(?s:.*)/");
   return name + " ";
@@ -142,6 +156,8 @@ Result<GrammarText> CallRules::finish(const std::string& start) {
   OrderedJson out = {{"lark", "start: " + start + "\n" + rules_}, {"schemas", schemas_}};
   out["tokens"] = OrderedJson::array();
   for (const TokenId token : tokens_) out["tokens"].push_back(token);
+  // Texts between tags may hold anything.
+  out["objects"] = !is_tagged(style_) && style_ != CallStyle::kFunctionGemma && style_ != CallStyle::kGemma4;
   GrammarText made{GrammarText::Kind::kComposed, dump_ordered_json(out)};
   bytes_ = std::max(bytes_, made.text.size());
   RETURN_IF_ERROR(fits());
@@ -155,6 +171,11 @@ std::string one_of_parts(const std::vector<std::string>& parts) {
     out += part;
   }
   return out + ") ";
+}
+
+bool is_tagged(CallStyle style) {
+  return style == CallStyle::kQwenXml || style == CallStyle::kGlm || style == CallStyle::kMiniMax ||
+         style == CallStyle::kDsml;
 }
 
 bool is_plain_name(std::string_view name) {
@@ -200,6 +221,10 @@ Section section_of(CallStyle style, bool mistral_list) {
       return {"<tool_call>", "</tool_call>", "\n", true};
     case CallStyle::kMiniMax:
       return {"<minimax:tool_call>", "</minimax:tool_call>", "", false};
+    case CallStyle::kDsml:
+      return {"<｜DSML｜function_calls>", "</｜DSML｜function_calls>", "", false};
+    case CallStyle::kCommand:
+      return {"<|START_ACTION|>", "<|END_ACTION|>", ",\n    ", false};
     case CallStyle::kMistral:
       return mistral_list ? Section{"[TOOL_CALLS]", "]", ", ", false} : Section{"[TOOL_CALLS]", "", "", true};
     case CallStyle::kDeepSeek:
@@ -280,7 +305,11 @@ class CallWriter {
   std::string opened(const std::string& call, bool several) {
     std::string open, close = rules_.exactly(section_.close);
     if (rules_.style() == CallStyle::kMistral && mistral_list_) open = "\" \"? \"[\" ";
-    if (rules_.style() == CallStyle::kMiniMax) open = "\"\\n\" ";
+    if (rules_.style() == CallStyle::kCommand) {
+      open = "\"[\\n    \" ";
+      close = "\"\\n]\" " + close;
+    }
+    if (rules_.style() == CallStyle::kMiniMax || rules_.style() == CallStyle::kDsml) open = "\"\\n\" ";
     return open + (section_.one_call ? call : calls(call, several)) + close;
   }
 
@@ -311,6 +340,7 @@ class CallWriter {
       case CallStyle::kQwenXml:
       case CallStyle::kGlm:
       case CallStyle::kMiniMax:
+      case CallStyle::kDsml:
         return tagged_call(rules_, tool, tool.strict ? Arguments::kBySchema : arguments_, opened_);
       case CallStyle::kFunctionGemma:
       case CallStyle::kGemma4:
@@ -326,6 +356,10 @@ class CallWriter {
     switch (rules_.style()) {
       case CallStyle::kHermes:
         return "\"\\n\"? " + json("arguments") + "\"\\n\"? ";
+      case CallStyle::kCommand:
+        return "\"{\\\"tool_call_id\\\": \\\"\" /[0-9]{1,3}/ " +
+               rules_.exactly("\", \"tool_name\": " + json_string(tool.name) + ", \"parameters\": ") +
+               object + "\"}\" ";
       case CallStyle::kLlama:
         return json("parameters");
       case CallStyle::kMistral:
@@ -376,6 +410,8 @@ Result<GrammarText> forced_calls(const AnswerFormat& format, std::span<const Cal
                                  bool several, const Tokenizer& tokenizer) {
   return CallWriter(format, tools, Arguments::kBySchema, tokenizer).forced(several);
 }
+
+bool has_call_marker(const AnswerFormat& format) { return !section_of(format.calls, false).open.empty(); }
 
 Result<OpenedCalls> opened_calls(const AnswerFormat& format, std::span<const CallableTool> tools,
                                  const Tokenizer& tokenizer) {

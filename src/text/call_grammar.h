@@ -33,6 +33,7 @@ struct CallableTool {
 
 // The same from behind the marker that opens calls, to the end of what it opened, for answers that may call. Arguments
 // of tools that are not strict are free where the form lets them. kUnsupported where no marker tells calls from text.
+[[nodiscard]] bool has_call_marker(const AnswerFormat& format);
 struct OpenedCalls {
   std::string marker;
   GrammarText grammar;

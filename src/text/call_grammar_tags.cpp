@@ -1,4 +1,5 @@
-// Calls whose arguments are no JSON object: parameters between tags (Qwen3-Coder's, GLM's, MiniMax's), and Gemma's
+// Calls whose arguments are no JSON object: parameters between tags (Qwen3-Coder's, GLM's, MiniMax's, DeepSeek
+// V3.2's), and Gemma's
 // objects with signs of their own. What the readers make of such a text must fit the tool's schema.
 #include <algorithm>
 #include <array>
@@ -154,10 +155,14 @@ std::vector<std::string> texts_of(const OrderedJson& schema) {
 
 struct Frame {
   std::string name_open, name_close, value_open, value_close, after;
+  std::string json_name_close = {};  // Where the value is JSON and its tag says so.
 };
 
 Frame frame_of(CallStyle style) {
   if (style == CallStyle::kGlm) return {"<arg_key>", "</arg_key>\n<arg_value>", "", "</arg_value>", "\n"};
+  if (style == CallStyle::kDsml)
+    return {"<｜DSML｜parameter name=\"", "\" string=\"true\">", "", "</｜DSML｜parameter>", "\n",
+            "\" string=\"false\">"};
   if (style == CallStyle::kMiniMax) return {"<parameter name=\"", "\">", "", "</parameter>", "\n"};
   return {"<parameter=", ">\n", "", "</parameter>", "\n"};
 }
@@ -186,7 +191,7 @@ class Tagged {
       RETURN_IF_ERROR(rules_.fits());
       // What refers to the whole schema could not be told apart from it.
       if (elsewhere && refers_elsewhere(definitions.attached_to(*property))) {
-        ASSIGN_OR_RETURN(const std::string any, member(name, any_text(), listed));
+        ASSIGN_OR_RETURN(const std::string any, member(name, any_value(), listed));
         out += any;
         continue;
       }
@@ -198,8 +203,7 @@ class Tagged {
   }
   // Any names and texts.
   std::string free_parameters() {
-    return "(" + rules_.exactly(frame_.name_open) + "/[^<>\"\\n ]{1,128}/ " +
-           rules_.exactly(frame_.name_close) + any_text() + ")* ";
+    return "(" + rules_.exactly(frame_.name_open) + "/[^<>\"\\n ]{1,128}/ " + any_value() + ")* ";
   }
 
  private:
@@ -208,15 +212,26 @@ class Tagged {
     if (name.empty() || name != trimmed(name) || name.find_first_of("<>\"\n\r") != std::string::npos)
       return cannot_write(tool_, rules_.style(),
                           "its parameter \"" + name + "\" has other signs in its name");
-    std::string open = frame_.name_open;
-    open += name;
-    open += frame_.name_close;
-    std::string out = rules_.rule(rules_.exactly(open) + value);
+    std::string out = rules_.rule(rules_.exactly(frame_.name_open + name) + value);
     if (listed.required.contains(name)) return out;
     out.back() = '?';
     return out + " ";
   }
-  std::string any_text() { return rules_.text_until(frame_.value_close) + rules_.exactly(frame_.after); }
+  // From behind the name on.
+  std::string any_text() {
+    return rules_.exactly(frame_.name_close) + rules_.text_until(frame_.value_close) +
+           rules_.exactly(frame_.after);
+  }
+  std::string json(const std::string& value) {
+    return rules_.exactly(frame_.json_name_close.empty() ? frame_.name_close : frame_.json_name_close) +
+           value;
+  }
+  std::string any_value() {
+    if (frame_.json_name_close.empty()) return any_text();
+    return one_of_parts(
+        {any_text(), json(rules_.value("a parameter of " + tool_.name, OrderedJson::object(), true) +
+                          rules_.exactly(frame_.value_close + frame_.after))});
+  }
 
   Result<std::string> value(const std::string& name, const OrderedJson& schema,
                             const Definitions& definitions) {
@@ -224,10 +239,11 @@ class Tagged {
     const std::string end =
         (rules_.style() == CallStyle::kQwenXml ? "\n" : "") + frame_.value_close + frame_.after;
     const AllowedTypes allowed = allowed_types(plain(schema));
-    if (!allowed.text || allowed.other)
-      return rules_.value("the parameter " + name + " of " + tool_.name, definitions.attached_to(schema),
-                          !tool_.strict) +
-             rules_.exactly(end);
+    // A null among texts is JSON where the tag tells these apart.
+    if (!allowed.text || allowed.other || (allowed.null && !frame_.json_name_close.empty()))
+      return json(rules_.value("the parameter " + name + " of " + tool_.name, definitions.attached_to(schema),
+                               !tool_.strict) +
+                  rules_.exactly(end));
     if (!schema.is_object()) return any_text();
     if (schema.contains("enum")) {
       const std::vector<std::string> texts = texts_of(schema);
@@ -242,7 +258,8 @@ class Tagged {
         parts.push_back(rules_.exactly(text));
       }
       if (allowed.null) parts.push_back("\"null\" ");
-      if (!parts.empty()) return one_of_parts(parts) + rules_.exactly(end);
+      if (!parts.empty())
+        return rules_.exactly(frame_.name_close) + one_of_parts(parts) + rules_.exactly(end);
     }
     if (is_any_text(schema)) return any_text();
     for (const char* keyword : kTextKeywords)
@@ -272,6 +289,9 @@ Result<std::string> tagged_call(CallRules& rules, const CallableTool& tool, Argu
     ASSIGN_OR_RETURN(parameters, tagged.parameters());
   }
   if (rules.style() == CallStyle::kGlm) return rules.exactly(tool.name + "\n") + parameters;
+  if (rules.style() == CallStyle::kDsml)
+    return rules.exactly("<｜DSML｜invoke name=\"" + tool.name + "\">\n") + parameters +
+           rules.exactly("</｜DSML｜invoke>\n");
   if (rules.style() == CallStyle::kMiniMax)
     return rules.exactly("<invoke name=\"" + tool.name + "\">\n") + parameters + rules.exactly("</invoke>\n");
   return rules.exactly((opened ? "" : "\n<function=") + tool.name + ">\n") + parameters +

@@ -17,7 +17,8 @@ namespace {
 constexpr CallStyle kStyles[] = {CallStyle::kJson,          CallStyle::kHermes,   CallStyle::kQwenXml,
                                  CallStyle::kGlm,           CallStyle::kMiniMax,  CallStyle::kLlama,
                                  CallStyle::kMistral,       CallStyle::kDeepSeek, CallStyle::kKimi,
-                                 CallStyle::kFunctionGemma, CallStyle::kGemma4,   CallStyle::kHarmony};
+                                 CallStyle::kFunctionGemma, CallStyle::kGemma4,   CallStyle::kHarmony,
+                                 CallStyle::kCommand,       CallStyle::kDsml};
 
 AnswerFormat format_of(CallStyle style) { return {style, {}, {}}; }
 
@@ -92,6 +93,8 @@ std::string text_end(CallStyle style) {
       return "<|\"|>";
     case CallStyle::kHarmony:
       return "<|end|>";
+    case CallStyle::kDsml:
+      return "</｜DSML｜parameter>";
     default:
       return "\"";
   }
@@ -252,16 +255,17 @@ bool accepts(const Grammar& grammar, const Tokenizer& tokenizer, std::string_vie
   return matcher.must_end() || (matcher.allowed() && matcher.may_end());
 }
 
+bool takes(CallStyle style, std::string_view text, bool several = true) {
+  const AnswerFormat format = format_of(style);
+  const Tokenizer tokenizer = tokenizer_with(format, Markers::kSpecial);
+  const auto grammar = GrammarCompiler::create(tokenizer)
+                           .value()
+                           .compile(forced_calls(format, tools(true), several, tokenizer).value())
+                           .value();
+  return accepts(grammar, tokenizer, text);
+}
+
 TEST(CallGrammar, TakesWhatModelsWrite) {
-  const auto takes = [](CallStyle style, std::string_view text, bool several = true) {
-    const AnswerFormat format = format_of(style);
-    const Tokenizer tokenizer = tokenizer_with(format, Markers::kSpecial);
-    const auto grammar = GrammarCompiler::create(tokenizer)
-                             .value()
-                             .compile(forced_calls(format, tools(true), several, tokenizer).value())
-                             .value();
-    return accepts(grammar, tokenizer, text);
-  };
   constexpr std::string_view kRome = R"({"zone": 1, "city": "Rome"})";
   const std::string hermes =
       "<tool_call>\n{\"name\": \"weather\", \"arguments\": " + std::string(kRome) + "}\n</tool_call>";
@@ -312,6 +316,20 @@ TEST(CallGrammar, TakesWhatModelsWrite) {
   EXPECT_TRUE(takes(CallStyle::kHarmony,
                     "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>commentary "
                     "to=functions.now <|constrain|>json<|message|>{}"));
+}
+
+TEST(CallGrammar, TakesWhatCommandAndDeepSeekWrite) {
+  EXPECT_TRUE(
+      takes(CallStyle::kCommand,
+            "<|START_ACTION|>[\n    {\"tool_call_id\": \"0\", \"tool_name\": \"write.it\", "
+            "\"parameters\": {\"text\": \"a\"}},\n    {\"tool_call_id\": \"1\", \"tool_name\": \"now\", "
+            "\"parameters\": {}}\n]<|END_ACTION|>"));
+  EXPECT_TRUE(
+      takes(CallStyle::kDsml,
+            "<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"weather\">\n<｜DSML｜parameter name=\"zone\" "
+            "string=\"false\">5</｜DSML｜parameter>\n<｜DSML｜parameter name=\"city\" string=\"true\">Rome"
+            "</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke name=\"now\">\n</｜DSML｜invoke>\n"
+            "</｜DSML｜function_calls>"));
 }
 
 TEST(CallGrammar, TakesAnyParametersWhereNothingIsSaidOfThem) {

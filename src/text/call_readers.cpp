@@ -25,6 +25,10 @@ CallMarkers call_markers(CallStyle style) {
       return {{"<｜tool▁calls▁begin｜>"}, {"<｜tool▁calls▁end｜>"}};
     case CallStyle::kKimi:
       return {{"<|tool_calls_section_begin|>"}, {"<|tool_calls_section_end|>"}};
+    case CallStyle::kCommand:  // The answer's own marks say nothing more.
+      return {{"<|START_ACTION|>"}, {"<|END_ACTION|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"}};
+    case CallStyle::kDsml:
+      return {{"<｜DSML｜function_calls>"}, {"</｜DSML｜function_calls>"}};
     case CallStyle::kFunctionGemma:
       return {{"<start_function_call>"}, {"<end_function_call>"}};
     case CallStyle::kGemma4:
@@ -38,6 +42,8 @@ std::unique_ptr<CallReader> make_call_reader(CallStyle style, int marker) {
   switch (style) {
     case CallStyle::kHermes:
       return make_json_calls(JsonCallForm::kHermes);
+    case CallStyle::kCommand:
+      return make_json_calls(JsonCallForm::kCommand);
     case CallStyle::kLlama:
       return make_json_calls(JsonCallForm::kListed);
     case CallStyle::kMistral:
@@ -48,6 +54,7 @@ std::unique_ptr<CallReader> make_call_reader(CallStyle style, int marker) {
     case CallStyle::kQwenXml:
     case CallStyle::kGlm:
     case CallStyle::kMiniMax:
+    case CallStyle::kDsml:
       return make_tagged_calls(style, style == CallStyle::kQwenXml && marker == 1);
     case CallStyle::kFunctionGemma:
     case CallStyle::kGemma4:

@@ -61,14 +61,15 @@ struct CallMarkers {
 
 // By the families' forms.
 enum class JsonCallForm : uint8_t {
-  kHermes,  // Ends with </tool_call>.
-  kListed,  // A list, or objects one after another, that end where something else follows.
-  kBare     // The same without a marker: only known tools, with arguments, are calls.
+  kHermes,   // Ends with </tool_call>.
+  kCommand,  // A list of calls by "tool_name" that ends with <|END_ACTION|>.
+  kListed,   // A list, or objects one after another, that end where something else follows.
+  kBare      // The same without a marker: only known tools, with arguments, are calls.
 };
 [[nodiscard]] std::unique_ptr<CallReader> make_json_calls(JsonCallForm form);
 [[nodiscard]] std::unique_ptr<CallReader> make_mistral_calls();
 [[nodiscard]] std::unique_ptr<CallReader> make_framed_calls(CallStyle style);  // DeepSeek and Kimi.
-// Qwen3-Coder, GLM, MiniMax. `inside`: the call's own tag was the marker.
+// Qwen3-Coder, GLM, MiniMax, DeepSeek V3.2. `inside`: the call's own tag was the marker.
 [[nodiscard]] std::unique_ptr<CallReader> make_tagged_calls(CallStyle style, bool inside);
 [[nodiscard]] std::unique_ptr<CallReader> make_gemma_calls(CallStyle style);
 

@@ -63,6 +63,8 @@ enum class Arguments : uint8_t { kBySchema, kFree };
 [[nodiscard]] Result<OrderedJson> arguments_schema(const CallableTool& tool, CallStyle style);
 // A part that any of these is.
 [[nodiscard]] std::string one_of_parts(const std::vector<std::string>& parts);
+// Parameters stand between tags.
+[[nodiscard]] bool is_tagged(CallStyle style);
 // True for names that stand by themselves between markers.
 [[nodiscard]] bool is_plain_name(std::string_view name);
 

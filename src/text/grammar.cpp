@@ -3,26 +3,35 @@
 #include <algorithm>
 #include <iterator>
 #include <list>
+#include <optional>
+#include <set>
+#include <sstream>
 
 #include "base/json.h"
 #include "base/mutex.h"
 #include "text/bridge.h"
 #include "text/gbnf.h"
+#include "text/json_keys.h"
 
 namespace mlxf::text {
 
 struct Grammar::Compiled {
   GrammarHandle handle;
+  std::shared_ptr<const JsonTokens> tokens;  // Shared because it is immutable.
+  std::optional<JsonKeys> keys;              // At the beginning; nothing where the texts are no JSON.
+  std::set<TokenId> marks;                   // Tokens that are no text.
+  std::vector<std::string> notes;
+  uint64_t bytes = 0;
 };
 
 // Thread-safe: handle is immutable, the rest is guarded.
 struct GrammarCompiler::Shared {
-  // Clients ask for the same few forms again and again. Some megabytes of each are kept.
-  static constexpr size_t kRecentMax = 8;
-  static constexpr size_t kRecentBytesMax = size_t{32} << 10;  // Of a grammar's text.
+  // Clients ask for the same few forms again and again. Finding one looks at all of them.
+  static constexpr size_t kRecentMax = 64;
   struct Recent {
     GrammarText text;
     std::shared_ptr<const Grammar::Compiled> compiled;
+    uint64_t bytes = 0;
   };
 
   std::shared_ptr<const Grammar::Compiled> find(const GrammarText& text) {
@@ -36,20 +45,37 @@ struct GrammarCompiler::Shared {
   }
 
   void keep(const GrammarText& text, std::shared_ptr<const Grammar::Compiled> compiled) {
-    if (text.text.size() > kRecentBytesMax) return;
-    std::list<Recent> leaving;  // Freed when the lock is not held.
+    const uint64_t bytes = text.text.size() + compiled->bytes;
+    if (bytes > GrammarCompiler::kKeptBytesMax / 2) return;  // It would cost most others their place.
+    std::list<Recent> leaving;                               // Freed when the lock is not held.
     const MutexLock lock(mutex);
-    recent.push_front({text, std::move(compiled)});
-    if (recent.size() > kRecentMax) leaving.splice(leaving.begin(), recent, std::prev(recent.end()));
+    recent.push_front({text, std::move(compiled), bytes});
+    recent_bytes += bytes;
+    while (recent.size() > kRecentMax || recent_bytes > GrammarCompiler::kKeptBytesMax) {
+      recent_bytes -= recent.back().bytes;
+      leaving.splice(leaving.begin(), recent, std::prev(recent.end()));
+    }
+  }
+
+  void forget() {
+    std::list<Recent> leaving;
+    const MutexLock lock(mutex);
+    leaving.swap(recent);
+    recent_bytes = 0;
   }
 
   GrammarsHandle handle;
+  std::shared_ptr<const JsonTokens> tokens;
   Mutex mutex;
   std::list<Recent> recent MLXF_GUARDED_BY(mutex);  // Used last first.
+  uint64_t recent_bytes MLXF_GUARDED_BY(mutex) = 0;
 };
 
 struct GrammarMatcher::State {
   MatcherHandle handle;
+  std::shared_ptr<const Grammar::Compiled> compiled;
+  std::optional<JsonKeys> keys;
+  std::vector<uint32_t> words;  // Where keys took some out.
   bool may_end = false;
   bool must_end = false;
 };
@@ -89,6 +115,23 @@ int32_t bridge_kind(GrammarText::Kind kind) {
   return MLXF_GRAMMAR_LARK;
 }
 
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+// Where its texts hold JSON.
+void watch_keys(const GrammarText& grammar, Grammar::Compiled& compiled) {
+  if (grammar.kind == GrammarText::Kind::kJsonSchema) compiled.keys.emplace(JsonKeys::Where::kWhole);
+  if (grammar.kind != GrammarText::Kind::kComposed) return;
+  const auto parts = parse_ordered_json(grammar.text);
+  if (!parts || !parts->value("objects", false)) return;
+  compiled.keys.emplace(JsonKeys::Where::kObjects);
+  for (const OrderedJson& token : (*parts)["tokens"]) compiled.marks.insert(token.get<TokenId>());
+}
+
 }  // namespace
 
 GrammarMatcher::GrammarMatcher(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -104,7 +147,16 @@ Result<std::span<const uint32_t>> GrammarMatcher::allowed() {
   const int32_t code = mlxf_matcher_allowed(state_->handle.get(), &words, &count, &may_end, error.out());
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   state_->may_end = may_end != 0;
-  return std::span(words, count);
+  if (!state_->keys) return std::span(words, count);
+  state_->words.assign(words, words + count);
+  const auto none = [](const std::vector<uint32_t>& all) {
+    return std::all_of(all.begin(), all.end(), [](uint32_t word) { return word == 0; });
+  };
+  if (state_->keys->take_out_repeats(*state_->compiled->tokens, state_->words) && none(state_->words))
+    return fail(
+        ErrorCode::kInvalidArgument,
+        "an object can go on with no key but those that it has: its schema asks for more than it allows");
+  return std::span<const uint32_t>(state_->words);
 }
 
 bool GrammarMatcher::may_end() const { return state_->may_end; }
@@ -116,6 +168,11 @@ Status GrammarMatcher::accept(TokenId token) {
       mlxf_matcher_accept(state_->handle.get(), static_cast<uint32_t>(token), &must_end, error.out());
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   state_->must_end = must_end != 0;
+  if (state_->keys && state_->compiled->marks.contains(token)) {
+    state_->keys->restart();
+  } else if (state_->keys) {
+    state_->keys->push(state_->compiled->tokens->bytes(token));
+  }
   return {};
 }
 
@@ -128,8 +185,12 @@ Result<GrammarMatcher> Grammar::start() const {
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   auto state = std::make_unique<GrammarMatcher::State>();
   state->handle.reset(handle);
+  state->compiled = compiled_;
+  state->keys = compiled_->keys;
   return GrammarMatcher(std::move(state));
 }
+
+std::vector<std::string> Grammar::notes() const { return compiled_->notes; }
 
 Result<GrammarCompiler> GrammarCompiler::create(const Tokenizer& tokenizer) {
   const std::span<const TokenId> end_tokens = tokenizer.end_of_generation();
@@ -141,8 +202,16 @@ Result<GrammarCompiler> GrammarCompiler::create(const Tokenizer& tokenizer) {
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   auto shared = std::make_shared<Shared>();
   shared->handle.reset(handle);
+  shared->tokens = std::make_shared<const JsonTokens>(tokenizer);
   return GrammarCompiler(std::move(shared));
 }
+
+uint64_t GrammarCompiler::kept_bytes() const {
+  const MutexLock lock(shared_->mutex);
+  return shared_->recent_bytes;
+}
+
+void GrammarCompiler::forget() const { shared_->forget(); }
 
 Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
   if (auto known = shared_->find(grammar)) return Grammar(std::move(known));
@@ -160,6 +229,12 @@ Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
   auto compiled = std::make_shared<Grammar::Compiled>();
   compiled->handle.reset(handle);
+  BridgeBytes notes;
+  mlxf_grammar_notes(handle, notes.out());
+  compiled->notes = lines_of(notes.text());
+  compiled->bytes = mlxf_grammar_bytes(handle);
+  compiled->tokens = shared_->tokens;
+  watch_keys(grammar, *compiled);
   shared_->keep(grammar, compiled);
   return Grammar(std::move(compiled));
 }

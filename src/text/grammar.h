@@ -2,10 +2,13 @@
 // token.
 //
 // A GrammarCompiler holds what all grammars of one tokenizer share, a trie of its tokens, and compiles. A Grammar is
-// immutable and thread-safe, as the compiler is, which remembers the last few; each answer gets its own GrammarMatcher,
-// which one thread uses. The work is done by the llguidance crate behind bridge/. Limits (in bridge/src/grammar.rs and
-// that crate): 256 KiB of text, and steps of compiling and of matching a token; a grammar beyond them is refused, or
-// ends the answer with an error.
+// immutable and thread-safe, as the compiler is, which keeps those used last, within a number of bytes; each answer
+// gets its own GrammarMatcher, which one thread uses. The work is done by the llguidance crate behind bridge/. Limits
+// (in bridge/src/grammar.rs and that crate): 256 KiB of text, and steps of compiling and of matching a token; a grammar
+// beyond them is refused, or ends the answer with an error.
+//
+// JSON never repeats a key of an object, whatever its schema leaves open: in schemas, and in calls that are JSON
+// objects.
 //
 // Special tokens are part of no grammar but those composed here. Tokens that end a generation are allowed exactly where
 // the grammar may end.
@@ -52,7 +55,7 @@ class GrammarMatcher {
   ~GrammarMatcher();
 
   // The tokens that may come next, 32 to a word; may_end() then tells whether the text may end here. Valid until the
-  // next call. kInternal or kOutOfBudget where an incomplete text cannot go on.
+  // next call. kInternal or kInvalidArgument where an incomplete text cannot go on.
   [[nodiscard]] Result<std::span<const uint32_t>> allowed();
   [[nodiscard]] bool may_end() const;
   // REQUIRES: `token` was among the last allowed() and does not end a generation.
@@ -68,6 +71,9 @@ class Grammar {
  public:
   // At the beginning.
   [[nodiscard]] Result<GrammarMatcher> start() const;
+  // For whoever asked for it: what it does not keep of its schemas, each a line. That is `oneOf` alone, where values
+  // fit several parts and nothing that a grammar can say tells these apart: it is held to as anyOf is.
+  [[nodiscard]] std::vector<std::string> notes() const;
 
   struct Compiled;  // Internal.
   explicit Grammar(std::shared_ptr<const Compiled> compiled) : compiled_(std::move(compiled)) {}
@@ -82,6 +88,12 @@ class GrammarCompiler {
   [[nodiscard]] static Result<GrammarCompiler> create(const Tokenizer& tokenizer);
   // kInvalidArgument naming what is wrong, and for schemas and GBNF where.
   [[nodiscard]] Result<Grammar> compile(const GrammarText& grammar) const;
+
+  // Compiled grammars that are kept for requests to come: they never take more than this, which whoever has a budget
+  // plans for, and forget() gives it back.
+  static constexpr uint64_t kKeptBytesMax = uint64_t{8} << 20;
+  [[nodiscard]] uint64_t kept_bytes() const;
+  void forget() const;
 
   struct Shared;  // Internal.
 

@@ -154,6 +154,91 @@ TEST(Grammar, SpecialTokensStayOut) {
   EXPECT_TRUE(!nothing || none(*nothing));
 }
 
+// Parts that are apart as they are, by what they refer to, or once each leaves out what another one asks for.
+TEST(Grammar, OneOfKeepsItsPartsApart) {
+  const Tokenizer tokenizer = of_file("byte_bpe.json");
+  const GrammarCompiler compiler = GrammarCompiler::create(tokenizer).value();
+  const std::string pets = R"({"oneOf":[{"$ref":"#/$defs/cat"},{"$ref":"#/$defs/dog"}],
+      "discriminator":{"propertyName":"kind"},"$defs":{
+      "cat":{"type":"object","properties":{"kind":{"const":"cat"},"lives":{"type":"integer"}},"required":["kind"]},
+      "dog":{"type":"object","properties":{"kind":{"enum":["dog","puppy"]}},"required":["kind"]}}})";
+  const std::string keys = R"({"type":"object","properties":{"a":{"type":"integer"},"b":{"type":"integer"}},
+      "oneOf":[{"required":["a"]},{"required":["b"]}],"additionalProperties":false})";
+  const std::string shapes = R"({"oneOf":[
+      {"type":"object","properties":{"radius":{"type":"integer"}},"required":["radius"]},
+      {"type":"object","properties":{"width":{"type":"integer"}},"required":["width"]}]})";
+  const std::string optional = R"({"oneOf":[
+      {"type":"object","properties":{"x":{"type":"null"},"y":{"type":"null"}},"additionalProperties":false},
+      {"type":"object","properties":{"x":{"type":"null"},"z":{"type":"null"}},"additionalProperties":false}]})";
+  const std::string lists = R"({"oneOf":[{"type":"array","items":{"type":"integer"}},
+      {"type":"array","items":{"type":"string"}},{"type":["null","string"]},{"type":["null","boolean"]}]})";
+  const std::string numbers = R"({"oneOf":[{"type":"integer","maximum":5},{"type":"integer","minimum":3}]})";
+  const std::string words =
+      R"({"oneOf":[{"enum":["a","b"]},{"enum":["b","c"]},{"type":"string","minLength":3},
+      {"type":"string","pattern":"^[0-9]{2}$"}]})";
+  const std::string within = R"({"oneOf":[{"type":"string"},{"type":["string","integer"]}]})";
+  const struct {
+    const std::string& schema;
+    std::string text;
+    bool fits;
+  } cases[] = {
+      {pets, R"({"kind": "cat", "lives": 9})", true},
+      {pets, R"({"kind": "puppy"})", true},
+      {pets, R"({"kind": "cow"})", false},
+      {keys, R"({"a": 1})", true},
+      {keys, R"({"b": 1})", true},
+      {keys, R"({"a": 1, "b": 1})", false},
+      {keys, "{}", false},
+      {shapes, R"({"radius": 1})", true},
+      {shapes, R"({"width": 1, "more": 2})", true},
+      {shapes, R"({"radius": 1, "width": 2})", false},
+      {optional, R"({"x": null, "y": null})", true},
+      {optional, R"({"z": null})", true},
+      {optional, R"({"x": null})", false},
+      {lists, "[1, 2]", true},
+      {lists, R"(["a"])", true},
+      {lists, "[]", false},
+      {lists, R"([1, "a"])", false},
+      {lists, "null", false},
+      {lists, "true", true},
+      {numbers, "2", true},
+      {numbers, "4", false},
+      {numbers, "6", true},
+      {words, R"("a")", true},
+      {words, R"("b")", false},
+      {words, R"("c")", true},
+      {words, R"("12")", true},
+      {words, R"("abc")", true},
+      {within, R"("a")", false},
+      {within, "3", true},
+  };
+  for (const auto& c : cases) {
+    EXPECT_EQ(fit(tokenizer, compiler, {Kind::kJsonSchema, c.schema}, c.text) >= Fit::kWhole, c.fits)
+        << c.schema << " : " << c.text;
+    EXPECT_TRUE(compiler.compile({Kind::kJsonSchema, c.schema})->notes().empty()) << c.schema;
+  }
+}
+
+// What cannot be told apart is anyOf, and says so: also when the grammar is remembered.
+TEST(Grammar, OneOfThatOverlapsIsAnyOfAndTold) {
+  const Tokenizer tokenizer = of_file("byte_bpe.json");
+  const GrammarCompiler compiler = GrammarCompiler::create(tokenizer).value();
+  const GrammarText text{
+      Kind::kJsonSchema,
+      R"({"type":"object","properties":{"oneOf":{"oneOf":[{"type":"string"},{"enum":["auto"]}]}}})"};
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(fit(tokenizer, compiler, text, R"({"oneOf": "auto"})"), Fit::kWholeAndNothingFollows);
+    const std::vector<std::string> notes = compiler.compile(text)->notes();
+    ASSERT_EQ(notes.size(), 1u);
+    EXPECT_NE(notes[0].find("$.properties.oneOf.oneOf"), std::string::npos) << notes[0];
+  }
+  // Comparing all of many parts stops somewhere.
+  std::string many = R"({"oneOf":[)";
+  for (int i = 0; i < 400; ++i) many += R"({"type":"string","pattern":"^a)" + std::to_string(i) + R"(x*"},)";
+  many += R"({"$ref":"#"}]})";
+  (void)compiler.compile({Kind::kJsonSchema, many});
+}
+
 TEST(Grammar, ErrorsNameWhatIsWrongAndWhere) {
   const GrammarCompiler compiler = GrammarCompiler::create(of_file("byte_bpe.json")).value();
   const struct {
@@ -248,6 +333,34 @@ TEST(Grammar, HostileGrammarsEnd) {
       if (static_cast<uint32_t>(token) == tokenizer.vocab_size() || !matcher.accept(token)) break;
     }
   }
+}
+
+// Many forms, and some that are large: what is kept stays within its bytes, those used last are kept, and all of it is
+// given back.
+TEST(Grammar, KeptGrammarsStayWithinTheirBytes) {
+  const GrammarCompiler compiler = GrammarCompiler::create(of_file("byte_bpe.json")).value();
+  EXPECT_EQ(compiler.kept_bytes(), 0u);
+  const GrammarText small = any_json_object();
+  ASSERT_TRUE(compiler.compile(small));
+  const uint64_t one = compiler.kept_bytes();
+  EXPECT_GT(one, uint64_t{20} << 10);
+  EXPECT_LT(one, uint64_t{8} << 20);
+  ASSERT_TRUE(compiler.compile(small));
+  EXPECT_EQ(compiler.kept_bytes(), one);
+  for (int i = 0; i < 40; ++i) {
+    std::string schema = R"({"type":"object","properties":{)";
+    for (int j = 0; j < 400; ++j) {
+      schema += j == 0 ? "\"p" : ",\"p";
+      schema += std::to_string(i) + "_" + std::to_string(j) + R"(":{"type":"string","maxLength":3})";
+    }
+    ASSERT_TRUE(compiler.compile({Kind::kJsonSchema, schema + "}}"}));
+    EXPECT_LE(compiler.kept_bytes(), GrammarCompiler::kKeptBytesMax);
+    EXPECT_GT(compiler.kept_bytes(), one);
+  }
+  compiler.forget();
+  EXPECT_EQ(compiler.kept_bytes(), 0u);
+  ASSERT_TRUE(compiler.compile(small));
+  EXPECT_EQ(compiler.kept_bytes(), one);
 }
 
 TEST(Grammar, MatchersAreIndependent) {

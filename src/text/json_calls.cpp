@@ -1,5 +1,5 @@
-// Calls that are JSON objects, {"name": f, "arguments": {...}}, in the forms of Hermes, Llama and bare lists, and
-// Mistral's, which puts the name before the object.
+// Calls that are JSON objects, {"name": f, "arguments": {...}}, in the forms of Hermes, Llama, Command and bare lists,
+// and Mistral's, which puts the name before the object.
 #include <utility>
 
 #include "text/call_readers.h"
@@ -14,7 +14,10 @@ constexpr size_t kScalarBytesMax = 512;
 class JsonCalls final : public CallReader {
  public:
   explicit JsonCalls(JsonCallForm form)
-      : form_(form), close_(form == JsonCallForm::kHermes ? "</tool_call>" : "") {}
+      : form_(form),
+        close_(form == JsonCallForm::kHermes    ? "</tool_call>"
+               : form == JsonCallForm::kCommand ? "<|END_ACTION|>"
+                                                : "") {}
 
   Step push(char byte, AnswerWriter& writer) override {
     switch (state_) {
@@ -133,7 +136,7 @@ class JsonCalls final : public CallReader {
     }
     const auto value = parse_json(value_);
     if (!value) return false;
-    if (key_ == "name" || key_ == "function") {
+    if (key_ == "name" || key_ == "function" || (form_ == JsonCallForm::kCommand && key_ == "tool_name")) {
       if (begun_ || !name_.empty() || !value->is_string()) return false;
       name_ = value->get<std::string>();
     } else if (is_arguments()) {

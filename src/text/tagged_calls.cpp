@@ -1,5 +1,6 @@
-// Calls whose parameters stand between tags: Qwen3-Coder's, GLM's and MiniMax's. Values are plain text; what a tool's
-// schema calls a string stays one, the rest is read as JSON where it is JSON.
+// Calls whose parameters stand between tags: Qwen3-Coder's, GLM's, MiniMax's and DeepSeek V3.2's. Values are plain
+// text; what a tool's schema calls a string stays one, the rest is read as JSON where it is JSON. DeepSeek's tags say
+// which.
 #include <utility>
 
 #include "text/call_readers.h"
@@ -14,6 +15,8 @@ struct Tags {
   std::string call_open, name_end, parameter_open, parameter_name_end, value_open, value_close, call_close,
       section_close;
   bool lines = false;  // A value stands on lines of its own.
+  std::string json_name_end =
+      {};  // Instead of parameter_name_end, where the value is JSON; empty: the schema tells.
 };
 
 Tags tags_of(CallStyle style) {
@@ -27,6 +30,17 @@ Tags tags_of(CallStyle style) {
             "</tool_call>",
             "</tool_call>",
             false};
+  if (style == CallStyle::kDsml)
+    return {"<｜DSML｜invoke name=\"",
+            "\">",
+            "<｜DSML｜parameter name=\"",
+            "\" string=\"true\">",
+            "",
+            "</｜DSML｜parameter>",
+            "</｜DSML｜invoke>",
+            "</｜DSML｜function_calls>",
+            false,
+            "\" string=\"false\">"};
   if (style == CallStyle::kMiniMax)
     return {"<invoke name=\"", "\">",       "<parameter name=\"",   "\">", "",
             "</parameter>",    "</invoke>", "</minimax:tool_call>", true};
@@ -90,14 +104,15 @@ class TaggedCalls final : public CallReader {
       case State::kKey:
         key_ += found.text;
         if (key_.size() > AnswerWriter::kNameBytesMax) return Step::kBroken;
-        if (found.marker == 0) enter(glm_ ? State::kValueOpen : State::kValue);
-        if (state_ == State::kValue) begin_value(writer);
+        if (found.marker < 0) return Step::kMore;
+        enter(glm_ ? State::kValueOpen : State::kValue);
+        if (state_ == State::kValue) begin_value(writer, found.marker);
         return Step::kMore;
       case State::kValueOpen:
         if (!trimmed(found.text).empty()) return Step::kBroken;
         if (found.marker == 0) {
           enter(State::kValue);
-          begin_value(writer);
+          begin_value(writer, 0);
         }
         return Step::kMore;
       case State::kValue:
@@ -132,7 +147,8 @@ class TaggedCalls final : public CallReader {
         break;
       case State::kKey:
         key_.clear();
-        marks_ = MarkerMatcher({tags_.parameter_name_end});
+        marks_ = tags_.json_name_end.empty() ? MarkerMatcher({tags_.parameter_name_end})
+                                             : MarkerMatcher({tags_.parameter_name_end, tags_.json_name_end});
         break;
       case State::kValueOpen:
         marks_ = MarkerMatcher({tags_.value_open});
@@ -159,12 +175,14 @@ class TaggedCalls final : public CallReader {
     return Step::kMore;
   }
 
-  void begin_value(AnswerWriter& writer) {
+  // `form`: which of the ends its name had.
+  void begin_value(AnswerWriter& writer, int form) {
     const std::string key(trimmed(key_));
     writer.arguments((first_ ? "" : ", ") + json_string(key) + ": ");
     first_ = false;
     const Json* schema = writer.find_parameter(name_, key);
     allowed_ = allowed_types(schema == nullptr ? Json::object() : *schema);
+    if (!tags_.json_name_end.empty()) allowed_ = {.text = form == 0, .null = false, .other = form != 0};
     streams_ = allowed_.text && !allowed_.other && !allowed_.null;
     text_.clear();
     held_line_ = false;
