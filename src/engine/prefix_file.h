@@ -70,9 +70,10 @@ class ContentsReader {
  public:
   [[nodiscard]] static Result<ContentsReader> make(storage::Backend backend);
   // Fills `contents`; kCorrupt when they are not of head.payload_bytes, or when a checksum is wrong, and then they are
-  // undefined. REQUIRES: `head` is the file's.
+  // undefined. `untouched` is memory that they lie in: it is touched a little before it is filled, and the rest at the
+  // end. REQUIRES: `head` is the file's.
   [[nodiscard]] Status read(const platform::File& file, const PrefixHead& head,
-                            std::span<const std::span<uint8_t>> contents);
+                            std::span<const std::span<uint8_t>> contents, std::span<uint8_t> untouched = {});
 
  private:
   explicit ContentsReader(storage::Backend backend) : backend_(backend) {}

@@ -255,6 +255,7 @@ void PrefixFolder::read(const Match& match, uint64_t ticket, std::unique_ptr<kv:
   job->sequence = std::move(sequence);
   job->charge = std::move(charge);
   job->contents = job->sequence->contents();
+  job->untouched = job->sequence->untouched();
   ++reads_;
   {
     const MutexLock lock(mutex_);
@@ -360,7 +361,7 @@ Status PrefixFolder::read_file(const Job& job) {
   ASSIGN_OR_RETURN(const platform::File file, platform::File::open(path_of(job.number)));
   ASSIGN_OR_RETURN(const PrefixHead head, read_head(file));
   if (head != job.head) return fail(ErrorCode::kCorrupt, "it is not the one that was found here");
-  return reader_.read(file, head, job.contents);
+  return reader_.read(file, head, job.contents, job.untouched);
 }
 
 void PrefixFolder::run_read(Job& job) {
@@ -372,6 +373,9 @@ void PrefixFolder::run_read(Job& job) {
   }
   const auto start = std::chrono::steady_clock::now();
   const Status read = read_file(job);
+  // The pages will be others': nothing in them may be infinite.
+  if (!read)
+    for (const std::span<uint8_t> part : job.contents) std::fill(part.begin(), part.end(), uint8_t{0});
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const FileTime now = FileTime::clock::now();
   {

@@ -129,7 +129,8 @@ class PrefixFolder {
     std::unique_ptr<kv::Sequence> sequence;
     memory::Reservation charge;
     kv::Contents contents;
-    bool done = false;  // As wanted.
+    std::span<uint8_t> untouched;  // Of their memory.
+    bool done = false;             // As wanted.
   };
 
   PrefixFolder(PrefixFolderOptions options, platform::FolderLock lock, ContentsReader reader);

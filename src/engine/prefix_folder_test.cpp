@@ -292,6 +292,27 @@ TEST_F(PrefixFolderTest, AFaultThatAppearsLaterIsFoundByTheRead) {
   EXPECT_EQ(found(tokens(200)), 100u) << "and can be kept again";
 }
 
+// Kernels read beyond what a page holds, and count on finite values there.
+TEST_F(PrefixFolderTest, AFaultyFileLeavesNoInfinitiesInFreePages) {
+  open();
+  ASSERT_TRUE(write(tokens(100)));
+  finish();
+  const auto match = folder_->find("a", tokens(200));
+  {
+    std::fstream file(files().at(0), std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(-4096, std::ios::end);
+    file << std::string(2048, '\x7f');
+  }
+  EXPECT_EQ(read(*match), nullptr);
+  std::vector<uint16_t*> pages(4);
+  for (uint16_t*& page : pages) {
+    page = pool_.take(kPage / 2);
+    for (size_t i = 0; i < kPage / 4; ++i) ASSERT_NE(page[i] & 0x7c00, 0x7c00) << "element " << i;
+  }
+  EXPECT_EQ(pool_.free_bytes(), 0u) << "these were the pages";
+  for (uint16_t* page : pages) pool_.give_back(page, kPage / 2);
+}
+
 TEST_F(PrefixFolderTest, ADiskThatTakesNoMoreEndsWritingWithOneLine) {
   open();
   ASSERT_TRUE(write(tokens(100)));

@@ -413,7 +413,8 @@ Scheduler::Restore Scheduler::restore_task(size_t index, uint32_t wanted, uint32
   if (prefixes_.make_room(bytes) != PrefixStore::Room::kNow) return Restore::kLater;
   Result<memory::Reservation> reservation = ledger_.reserve(memory::Tag::kKv, bytes);
   std::unique_ptr<kv::Sequence> sequence = engine_.model().make_sequence(options_.context_max);
-  const Status fits = sequence->restore(match->length, match->layout);
+  // Its memory is only mapped here: whoever reads into it touches it.
+  const Status fits = reservation ? sequence->restore(match->length, match->layout) : Status();
   if (!fits && fits.error().code == ErrorCode::kCorrupt) folder_->refuse(*match, fits.error());
   if (!reservation || !fits) {
     task.unrestorable = true;
