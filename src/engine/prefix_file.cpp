@@ -135,6 +135,10 @@ uint32_t PrefixHead::reach(uint32_t common) const {
   return longest;
 }
 
+uint32_t common_tokens(std::span<const TokenId> a, std::span<const TokenId> b) {
+  return static_cast<uint32_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+}
+
 std::vector<CutRange> cuts_of(const kv::Sequence& sequence) {
   // Who can go back to the first position has forgotten nothing.
   if (sequence.truncatable(1) == 1) return {{1, sequence.length()}};

@@ -44,6 +44,9 @@ struct PrefixHead {
   [[nodiscard]] uint32_t reach(uint32_t common) const;
 };
 
+// Tokens that both begin with.
+[[nodiscard]] uint32_t common_tokens(std::span<const TokenId> a, std::span<const TokenId> b);
+
 // The lengths that `sequence` can be cut to.
 [[nodiscard]] std::vector<CutRange> cuts_of(const kv::Sequence& sequence);
 

@@ -205,7 +205,7 @@ TEST_P(PrefixRestoreFaults, AFaultyFileIsComputedAgain) {
   start(true);
   const Answer begun = ask(first, 20);
   start(true);  // It is known to be sound,
-  for (const auto& entry : fs::directory_iterator(path_))
+  for (const auto& entry : fs::recursive_directory_iterator(path_))
     if (entry.path().extension() == ".prefix") {
       std::fstream file(entry.path(), std::ios::binary | std::ios::in | std::ios::out);
       file.seekp(-2000, std::ios::end);  // and then it is not.

@@ -6,13 +6,6 @@
 #include "base/check.h"
 
 namespace mlxf::engine {
-namespace {
-
-uint32_t common_tokens(std::span<const TokenId> a, std::span<const TokenId> b) {
-  return static_cast<uint32_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
-}
-
-}  // namespace
 
 std::optional<PrefixStore::Match> PrefixStore::find(const std::string& user,
                                                     std::span<const TokenId> prompt) const {
@@ -82,11 +75,11 @@ void PrefixStore::clear() {
   }
 }
 
-// Leaves it what the folder does not want.
+// Leaves it what the shelf does not want.
 void PrefixStore::write(Entry& entry) {
-  if (folder_ == nullptr) return;
+  if (shelf_ == nullptr) return;
   bytes_ -= entry.reservation.bytes();
-  (void)folder_->write(entry.user, entry.tokens, entry.used, entry.sequence, entry.reservation);
+  (void)shelf_->write(entry.user, entry.tokens, entry.used, entry.sequence, entry.reservation);
   bytes_ += entry.reservation.bytes();
 }
 

@@ -4,8 +4,8 @@
 // An entry is a whole sequence with the tokens that it holds. take() moves one out and cuts it to what it shares with
 // the prompt, so an entry serves one request at a time and comes back when that request ends. Entries belong to a user;
 // nobody ever gets, or can measure, another's. Bytes are capped and charged to the ledger as Tag::kPrefix; the least
-// recently used entry leaves first. With a folder it is written there, and its bytes stay charged until that is done.
-// Owned by the scheduler; one thread, the engine's.
+// recently used entry leaves first. With a shelf on the SSD it is written there, and its bytes stay charged until that
+// is done. Owned by the scheduler; one thread, the engine's.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "base/token_id.h"
-#include "engine/prefix_folder.h"
+#include "engine/prefix_shelf.h"
 #include "kv/sequence.h"
 #include "memory/ledger.h"
 
@@ -28,9 +28,9 @@ class PrefixStore {
   static constexpr uint32_t kCommonTokensMin = 16;
   static constexpr size_t kEntriesMax = 256;
 
-  // `ledger` and `folder`, which may be null and else is attached, outlive this.
-  PrefixStore(memory::Ledger& ledger, uint64_t bytes_max, PrefixFolder* folder = nullptr)
-      : ledger_(ledger), bytes_max_(bytes_max), folder_(folder) {}
+  // `ledger` and `shelf`, which may be null, outlive this.
+  PrefixStore(memory::Ledger& ledger, uint64_t bytes_max, PrefixShelf* shelf = nullptr)
+      : ledger_(ledger), bytes_max_(bytes_max), shelf_(shelf) {}
 
   struct Match {
     uint64_t entry = 0;
@@ -70,11 +70,11 @@ class PrefixStore {
   [[nodiscard]] bool evict_oldest(const std::optional<Match>& spared = std::nullopt);
   void write(Entry& entry);
   void remove(size_t index);
-  [[nodiscard]] uint64_t leaving_bytes() const { return folder_ != nullptr ? folder_->leaving_bytes() : 0; }
+  [[nodiscard]] uint64_t leaving_bytes() const { return shelf_ != nullptr ? shelf_->leaving_bytes() : 0; }
 
   memory::Ledger& ledger_;
   const uint64_t bytes_max_;
-  PrefixFolder* const folder_;
+  PrefixShelf* const shelf_;
   std::vector<Entry> entries_;  // By number.
   uint64_t bytes_ = 0;
   uint64_t uses_ = 0;

@@ -176,7 +176,7 @@ class Scheduler {
   enum class Restore : uint8_t { kBegun, kLater, kNo };
   [[nodiscard]] Restore restore_task(size_t index, uint32_t wanted, uint32_t kept_tokens);
   void collect_restored();
-  void attach_folder();
+  [[nodiscard]] std::unique_ptr<PrefixShelf> make_shelf();
   // Indices of waiting_ in the order in which they will be admitted.
   [[nodiscard]] std::vector<size_t> turns() const;
   [[nodiscard]] bool step();
@@ -227,7 +227,7 @@ class Scheduler {
   std::atomic<bool> stopping_{false};                 // Set by stop(), read by the engine's thread; seq_cst.
 
   // The engine's thread only.
-  PrefixFolder* folder_ = nullptr;  // Once attached.
+  std::unique_ptr<PrefixShelf> shelf_;  // Null: nothing is kept on the disk.
   PrefixStore prefixes_;
   TaskList waiting_;  // By arrival.
   TaskList running_;  // In order of admission.
