@@ -247,11 +247,12 @@ Result<PrefixHead> read_head(const platform::File& file) {
 }
 
 Status write_prefix(platform::NewFile& file, const PrefixHead& head,
-                    std::span<const std::span<uint8_t>> contents) {
+                    std::span<const std::span<uint8_t>> contents, const std::function<bool()>& goes_on) {
   RETURN_IF_ERROR(file.append(encode_head(head)));
   ChunkSums sums;
   uint64_t total = 0;
   for (const std::span<uint8_t> part : contents) {
+    if (goes_on && !goes_on()) return fail(ErrorCode::kCancelled, "it is not wanted any more");
     sums.add(part);
     total += part.size();
     RETURN_IF_ERROR(file.append(part));

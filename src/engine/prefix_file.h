@@ -63,9 +63,11 @@ inline constexpr uint64_t kPrefixHeadBytesMax = uint64_t{32} << 20;  // A longer
 [[nodiscard]] Result<PrefixHead> parse_head(std::span<const uint8_t> bytes, uint64_t file_bytes);
 [[nodiscard]] Result<PrefixHead> read_head(const platform::File& file);
 
-// Writes all of `file`, which is empty; does not commit it. REQUIRES: `contents` has head.payload_bytes.
+// Writes all of `file`, which is empty; does not commit it. `goes_on` is asked before each part; kCancelled once it
+// says no. REQUIRES: `contents` has head.payload_bytes.
 [[nodiscard]] Status write_prefix(platform::NewFile& file, const PrefixHead& head,
-                                  std::span<const std::span<uint8_t>> contents);
+                                  std::span<const std::span<uint8_t>> contents,
+                                  const std::function<bool()>& goes_on = {});
 
 // Reads payloads: those of more than a chunk past the page cache, some chunks under way while others are checked and
 // copied. Holds what it reads into, 8 MiB, all the time, so that a budget that is made after it knows of them.

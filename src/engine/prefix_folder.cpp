@@ -177,8 +177,11 @@ std::unique_ptr<PrefixShelf> PrefixFolder::attach(const Result<std::string>& mod
     tell("prefixes of this model are not kept on the disk: " + model.error().message);
     return nullptr;
   }
-  auto side = std::make_unique<Side>(
-      Side{options_.program + "; " + *model, std::move(geometry), place_of(*model), std::move(wake)});
+  auto side = std::make_unique<Side>();
+  side->maker = options_.program + "; " + *model;
+  side->geometry = std::move(geometry);
+  side->place = place_of(*model);
+  side->wake = std::move(wake);
   std::unique_ptr<PrefixShelf> shelf(new PrefixShelf(*this, *side));
   const MutexLock lock(mutex_);
   sides_.push_back(std::move(side));
@@ -199,9 +202,10 @@ void PrefixFolder::add_job(std::unique_ptr<Job> job) {
   {
     const MutexLock lock(mutex_);
     ++job->side->under_way;
-    const auto first_write =
-        std::find_if(queue_.begin(), queue_.end(), [](const auto& other) { return other->writes; });
-    queue_.insert(job->writes ? queue_.end() : first_write, std::move(job));
+    auto place = queue_.end();
+    if (!job->writes)
+      place = std::find_if(queue_.begin(), queue_.end(), [](const auto& other) { return other->writes; });
+    queue_.insert(place, std::move(job));
   }
   work_.notify_one();
 }
@@ -216,29 +220,48 @@ void PrefixFolder::run() {
       job = std::move(queue_.front());
       queue_.pop_front();
     }
-    if (job->writes) {
-      run_write(*job);
-    } else {
-      run_read(*job);
-    }
-    Side& side = *job->side;
-    {
-      const MutexLock lock(mutex_);
-      side.ended.push_back(std::move(job));
-    }
-    side.wake();  // Before detach() may return.
-    const MutexLock lock(mutex_);
-    if (--side.under_way == 0) idle_.notify_all();
+    run_job(std::move(job));
   }
 }
 
-Status PrefixFolder::write_file(const Job& job) const {
+void PrefixFolder::run_job(std::unique_ptr<Job> job) {
+  if (job->writes) {
+    run_write(*job);
+  } else {
+    run_read(*job);
+  }
+  Side& side = *job->side;
+  {
+    const MutexLock lock(mutex_);
+    side.ended.push_back(std::move(job));
+  }
+  side.wake();  // Before detach() may return.
+  const MutexLock lock(mutex_);
+  if (--side.under_way == 0) idle_.notify_all();
+}
+
+std::unique_ptr<PrefixFolder::Job> PrefixFolder::next_read() {
+  const MutexLock lock(mutex_);
+  if (queue_.empty() || queue_.front()->writes) return nullptr;
+  std::unique_ptr<Job> job = std::move(queue_.front());
+  queue_.pop_front();
+  return job;
+}
+
+Status PrefixFolder::write_file(const Job& job) {
   const std::string folder = options_.path + "/" + job.side->place;
   std::error_code code;
   if (fs::create_directory(folder, code)) fs::permissions(folder, fs::perms::owner_all, code);
   ASSIGN_OR_RETURN(platform::NewFile file, platform::NewFile::create(job.path, platform::Overwrite::kReplace,
                                                                      platform::Readers::kOwner));
-  RETURN_IF_ERROR(write_prefix(file, job.head, job.contents));
+  std::function<bool()> goes_on;
+  if (job.behind)
+    goes_on = [&] {
+      while (std::unique_ptr<Job> read = next_read()) run_job(std::move(read));  // Somebody waits for it.
+      return !job.side->behind_unwanted;
+    };
+  RETURN_IF_ERROR(write_prefix(file, job.head, job.contents, goes_on));
+  if (job.behind) job.side->behind_read = true;
   return file.commit();
 }
 
@@ -250,6 +273,7 @@ void PrefixFolder::run_write(Job& job) {
   const uint64_t bytes = prefix_file_bytes(job.head);
   if (!make_room(bytes, job.used)) return;  // All that is there was needed later than this one.
   if (const Status written = write_file(job); !written) {
+    if (written.error().code == ErrorCode::kCancelled) return;
     {
       const MutexLock lock(mutex_);
       stats_.writes_off = true;

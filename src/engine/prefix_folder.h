@@ -11,6 +11,7 @@
 // Invariant: the bytes of all files stay below the cap, but for the trailing moments of a replacement.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <filesystem>
@@ -90,6 +91,7 @@ class PrefixFolder {
   struct Job {
     Side* side = nullptr;
     bool writes = false;
+    bool behind = false;  // Whoever asked keeps the sequence.
     uint64_t file = 0;
     std::string path;
     uint64_t ticket = 0;
@@ -101,7 +103,7 @@ class PrefixFolder {
     std::span<uint8_t> untouched;  // Of their memory.
     bool done = false;             // As wanted.
   };
-  // What belongs to a shelf; the last two are guarded by mutex_, the others constant.
+  // What belongs to a shelf; `ended` and `under_way` are guarded by mutex_, the others constant or atomic.
   struct Side {
     std::string maker;
     kv::Words geometry;
@@ -109,6 +111,10 @@ class PrefixFolder {
     std::function<void()> wake;
     std::vector<std::unique_ptr<Job>> ended = {};
     uint32_t under_way = 0;  // Queued or with the thread.
+    // Of the one job that is behind: set by the shelf, read by prefix-io, and the other way round; seq_cst, so that
+    // what a writer has read of the sequence comes before what its owner does with it.
+    std::atomic<bool> behind_unwanted = false;
+    std::atomic<bool> behind_read = false;  // The sequence is needed no more.
 
     // Whose sequences are its own.
     [[nodiscard]] bool made(const PrefixHead& head) const {
@@ -130,9 +136,12 @@ class PrefixFolder {
   void detach(Side& side) MLXF_EXCLUDES(mutex_);
 
   void run() MLXF_EXCLUDES(mutex_);
+  void run_job(std::unique_ptr<Job> job) MLXF_EXCLUDES(mutex_);
+  // Null: none is waiting.
+  [[nodiscard]] std::unique_ptr<Job> next_read() MLXF_EXCLUDES(mutex_);
   void run_write(Job& job) MLXF_EXCLUDES(mutex_);
   void run_read(Job& job) MLXF_EXCLUDES(mutex_);
-  [[nodiscard]] Status write_file(const Job& job) const;
+  [[nodiscard]] Status write_file(const Job& job);
   [[nodiscard]] Status read_file(const Job& job);
   // Removes files that were used before `used` until `bytes` more fit; false: they do not.
   [[nodiscard]] bool make_room(uint64_t bytes, FileTime used) MLXF_EXCLUDES(mutex_);
@@ -157,8 +166,9 @@ class PrefixFolder {
   PrefixFolderStats stats_ MLXF_GUARDED_BY(mutex_);
   double read_bytes_s_ MLXF_GUARDED_BY(mutex_) = 1e9;  // A guess until a file was read.
   bool closing_ MLXF_GUARDED_BY(mutex_) = false;
-  CondVar work_;  // Something in queue_, or closing_.
-  CondVar idle_;  // A side's under_way became 0.
+  std::atomic<uint32_t> working_{0};  // Shelves whose schedulers are at work; relaxed, a hint.
+  CondVar work_;                      // Something in queue_, or closing_.
+  CondVar idle_;                      // A side's under_way became 0.
 
   std::thread thread_;  // Last: it uses the others.
 };

@@ -456,5 +456,143 @@ TEST_F(PrefixFolderTest, AStoreWritesWhatLeavesIt) {
   EXPECT_EQ(ledger_.snapshot().held_bytes, 0u);
 }
 
+// A store whose entries are written while they stay.
+class WriteBehind : public PrefixFolderTest {
+ protected:
+  void SetUp() override {
+    PrefixFolderTest::SetUp();
+    open();
+    store_ = std::make_unique<PrefixStore>(ledger_, 1000 * kPage, shelf_.get());
+  }
+  void TearDown() override {
+    store_.reset();
+    PrefixFolderTest::TearDown();
+  }
+  void keep(const std::vector<TokenId>& ids) { store_->keep("a", ids, filled(ids)); }
+  void write_behind(double token_seconds = 0.0) { store_->write_behind(FileTime::max(), token_seconds); }
+  void await() {
+    while (shelf_->behind() != 0) (void)shelf_->collect();
+  }
+  void finish_all() {
+    while (shelf_->leaving_bytes() != 0) (void)shelf_->collect();
+  }
+  // All that may be written.
+  uint64_t settle() {
+    for (int i = 0; i < 10; ++i) {
+      write_behind();
+      await();
+    }
+    return folder_->stats().writes;
+  }
+  std::unique_ptr<PrefixStore> store_;
+};
+
+TEST_F(WriteBehind, WritesEachEntryOnceAndItStays) {
+  keep(tokens(128));
+  keep(tokens(128, 5000));
+  store_->write_behind(FileTime::clock::now() - std::chrono::hours(1), 0.0);
+  EXPECT_EQ(shelf_->behind(), 0u) << "used too lately";
+  EXPECT_EQ(settle(), 2u);
+  EXPECT_EQ(store_->entries(), 2u);
+  EXPECT_EQ(store_->bytes(), 4 * kPage);
+  EXPECT_EQ(ledger_.snapshot().held_bytes, 4 * kPage);
+  EXPECT_EQ(found(tokens(129)), 128u);
+  EXPECT_EQ(found(tokens(129, 5000)), 128u);
+  EXPECT_EQ(settle(), 2u);
+  store_->clear();
+  EXPECT_EQ(shelf_->leaving_bytes(), 0u) << "there is nothing left to write";
+  EXPECT_EQ(ledger_.snapshot().held_bytes, 0u);
+  EXPECT_EQ(folder_->stats().writes, 2u);
+}
+
+TEST_F(WriteBehind, AConversationIsWrittenAgainOnceItHasGrownByAFifth) {
+  uint64_t written = 0;
+  for (uint32_t length = 100; length <= 2000; length += 20) {
+    keep(tokens(length));
+    const uint64_t before = folder_->stats().writes;
+    if (settle() != before) written += length;
+  }
+  EXPECT_GT(written, 2000u);
+  EXPECT_LT(written, 5 * 2000u);
+  EXPECT_EQ(folder_->stats().entries, 1u);
+  // All of it once it leaves.
+  const uint64_t before = folder_->stats().writes;
+  store_->clear();
+  finish_all();
+  EXPECT_EQ(found(tokens(2001)), 2000u);
+  EXPECT_LE(folder_->stats().writes, before + 1);
+}
+
+TEST_F(WriteBehind, WhatIsComputedSoonerThanReadStays) {
+  keep(tokens(128));
+  write_behind(1e-9);
+  EXPECT_EQ(shelf_->behind(), 0u);
+  keep(tokens(256, 5000));
+  write_behind(1.0);
+  EXPECT_NE(shelf_->behind(), 0u);
+  await();
+  EXPECT_EQ(folder_->stats().writes, 1u);
+}
+
+TEST_F(WriteBehind, WaitsWhileAnySchedulerWorks) {
+  keep(tokens(128));
+  const auto other = attach("another model");
+  other->set_working(true);
+  EXPECT_EQ(settle(), 0u);
+  other->set_working(false);
+  EXPECT_EQ(settle(), 1u);
+}
+
+// Whoever goes on with an entry, replaces it, or makes room while it is being written.
+TEST_F(WriteBehind, WhatIsBeingWrittenMayBeWantedReplacedOrLeave) {
+  for (int round = 0; round < 30; ++round) {
+    SCOPED_TRACE(round);
+    const TokenId first = round * 10'000;
+    keep(tokens(3000, first));
+    write_behind();
+    ASSERT_NE(shelf_->behind(), 0u);
+    if (round % 3 == 0) {
+      const auto match = store_->find("a", tokens(3001, first));
+      ASSERT_TRUE(match);
+      while (store_->withheld(*match)) (void)shelf_->collect();
+      const auto sequence = store_->take(*match);
+      for (const std::span<uint8_t> part : sequence->contents())
+        std::fill(part.begin(), part.end(), uint8_t{0});
+    } else if (round % 3 == 1) {
+      keep(tokens(3010, first));
+    } else {
+      store_->clear();
+    }
+    await();
+    EXPECT_EQ(shelf_->leaving_bytes(), 0u);
+    EXPECT_EQ(ledger_.snapshot().held_bytes, store_->bytes());
+    if (round % 3 == 2) {
+      EXPECT_EQ(found(tokens(3001, first)), 3000u) << "it was written as it left";
+    }
+    store_->clear();
+    finish_all();
+    // Nothing was written of what came later.
+    if (const auto match = shelf_->find("a", tokens(3001, first))) {
+      const auto sequence = read(*match);
+      ASSERT_NE(sequence, nullptr);
+      for (const std::span<uint8_t> part : sequence->contents())
+        ASSERT_EQ(part.front(), static_cast<uint8_t>(first + 1));
+    }
+  }
+  EXPECT_EQ(folder_->stats().rejected, 0u);
+  EXPECT_FALSE(folder_->stats().writes_off) << "ending a write is no failure";
+  EXPECT_EQ(ledger_.snapshot().held_bytes, 0u);
+}
+
+TEST_F(WriteBehind, AReadComesBetween) {
+  ASSERT_TRUE(write(tokens(64, 90'000)));
+  finish_all();
+  keep(tokens(4000));
+  write_behind();
+  EXPECT_NE(read(*shelf_->find("a", tokens(65, 90'000))), nullptr);
+  await();
+  EXPECT_EQ(found(tokens(4001)), 4000u);
+}
+
 }  // namespace
 }  // namespace mlxf::engine

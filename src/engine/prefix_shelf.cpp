@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/check.h"
+
 namespace mlxf::engine {
 namespace {
 
@@ -10,10 +12,19 @@ constexpr double kReadSeconds = 1e-3;  // Of any read, however short.
 
 }  // namespace
 
-PrefixShelf::~PrefixShelf() { folder_.detach(side_); }
+PrefixShelf::~PrefixShelf() {
+  set_working(false);
+  folder_.detach(side_);
+}
 
-bool PrefixShelf::write(const std::string& user, std::span<const TokenId> tokens, FileTime used,
-                        std::unique_ptr<kv::Sequence>& sequence, memory::Reservation& charge) {
+void PrefixShelf::set_working(bool working) {
+  if (working == std::exchange(working_, working)) return;
+  folder_.working_.fetch_add(working ? 1u : ~0u, std::memory_order_relaxed);
+}
+
+std::unique_ptr<PrefixFolder::Job> PrefixShelf::write_job(const std::string& user,
+                                                          std::span<const TokenId> tokens, FileTime used,
+                                                          kv::Sequence& sequence) {
   auto job = std::make_unique<PrefixFolder::Job>();
   PrefixHead& head = job->head;
   head.scope = folder_.options_.scope_of(folder_.salt_, user);
@@ -23,7 +34,7 @@ bool PrefixShelf::write(const std::string& user, std::span<const TokenId> tokens
   std::string there;
   {
     const MutexLock lock(folder_.mutex_);
-    if (folder_.stats_.off || folder_.stats_.writes_off) return false;
+    if (folder_.stats_.off || folder_.stats_.writes_off) return nullptr;
     for (PrefixFolder::File& file : folder_.files_)
       if (side_.made(file.head) && file.head.scope == head.scope && file.head.tokens == head.tokens) {
         file.used = std::max(file.used, used);
@@ -32,23 +43,61 @@ bool PrefixShelf::write(const std::string& user, std::span<const TokenId> tokens
   }
   if (!there.empty()) {
     PrefixFolder::set_used(there, used);
-    return false;
+    return nullptr;
   }
-  head.layout = sequence->layout();
-  head.cuts = cuts_of(*sequence);
-  job->contents = sequence->contents();
+  head.layout = sequence.layout();
+  head.cuts = cuts_of(sequence);
+  job->contents = sequence.contents();
   for (const std::span<uint8_t> part : job->contents) head.payload_bytes += part.size();
   const uint64_t bytes = prefix_file_bytes(head);
-  if (bytes > folder_.options_.bytes_max || bytes - head.payload_bytes > kPrefixHeadBytesMax) return false;
+  if (bytes > folder_.options_.bytes_max || bytes - head.payload_bytes > kPrefixHeadBytesMax) return nullptr;
   job->side = &side_;
   job->writes = true;
   job->used = used;
+  folder_.name(*job);
+  return job;
+}
+
+bool PrefixShelf::write(const std::string& user, std::span<const TokenId> tokens, FileTime used,
+                        std::unique_ptr<kv::Sequence>& sequence, memory::Reservation& charge) {
+  std::unique_ptr<PrefixFolder::Job> job = write_job(user, tokens, used, *sequence);
+  if (job == nullptr) return false;
   job->sequence = std::move(sequence);
   job->charge = std::move(charge);
   leaving_bytes_ += job->charge.bytes();
-  folder_.name(*job);
   folder_.add_job(std::move(job));
   return true;
+}
+
+bool PrefixShelf::write_behind(const std::string& user, std::span<const TokenId> tokens, FileTime used,
+                               kv::Sequence& sequence) {
+  CHECK(behind_ == 0);
+  std::unique_ptr<PrefixFolder::Job> job = write_job(user, tokens, used, sequence);
+  if (job == nullptr) return false;
+  job->behind = true;
+  behind_ = ++behind_last_;
+  side_.behind_unwanted = false;
+  side_.behind_read = false;
+  folder_.add_job(std::move(job));
+  return true;
+}
+
+void PrefixShelf::leave_behind(std::unique_ptr<kv::Sequence> sequence, memory::Reservation charge) {
+  CHECK(behind_ != 0 && left_ == nullptr);
+  left_ = std::move(sequence);
+  left_charge_ = std::move(charge);
+  leaving_bytes_ += left_charge_.bytes();
+}
+
+PrefixShelf::Held PrefixShelf::held(const std::string& user, std::span<const TokenId> tokens,
+                                    uint64_t bytes) const {
+  const PrefixScope scope = folder_.options_.scope_of(folder_.salt_, user);
+  const MutexLock lock(folder_.mutex_);
+  Held held{0, kReadSeconds + static_cast<double>(bytes) / folder_.read_bytes_s_};
+  for (const PrefixFolder::File& file : folder_.files_)
+    if (side_.made(file.head) && file.head.scope == scope)
+      held.tokens = std::max(held.tokens, file.head.reach(common_tokens(file.head.tokens, tokens)));
+  return held;
 }
 
 std::optional<PrefixShelf::Match> PrefixShelf::find(const std::string& user,
@@ -101,6 +150,13 @@ std::vector<PrefixShelf::Restored> PrefixShelf::collect() {
   }
   std::vector<Restored> restored;
   for (const auto& job : ended) {
+    if (job->behind) {
+      leaving_bytes_ -= left_charge_.bytes();
+      left_.reset();
+      left_charge_.release();
+      behind_ = 0;
+      continue;
+    }
     if (job->writes) {
       leaving_bytes_ -= job->charge.bytes();
       continue;

@@ -27,6 +27,29 @@ class PrefixShelf {
   [[nodiscard]] bool write(const std::string& user, std::span<const TokenId> tokens, FileTime used,
                            std::unique_ptr<kv::Sequence>& sequence, memory::Reservation& charge);
 
+  // Writes it while the caller keeps it, before it has to leave; one at a time, after all else, and reads go between.
+  // Until behind() is 0 again, behind_read() is true, or leave_behind() took it, it may neither change nor go. False:
+  // it is not to be written, as above.
+  [[nodiscard]] bool write_behind(const std::string& user, std::span<const TokenId> tokens, FileTime used,
+                                  kv::Sequence& sequence);
+  // What is written so: its number, from 1 on; 0: nothing. Changes in collect() alone.
+  [[nodiscard]] uint64_t behind() const { return behind_; }
+  // All of the sequence has been read.
+  [[nodiscard]] bool behind_read() const { return side_.behind_read; }
+  // It is not to be written any more; that ends soon.
+  void stop_behind() { side_.behind_unwanted = true; }
+  // Takes the sequence that is written so with its charge, to be kept until that is done.
+  void leave_behind(std::unique_ptr<kv::Sequence> sequence, memory::Reservation charge);
+  // How much of `tokens` the files hold, and how long reading one of `bytes` would take.
+  struct Held {
+    uint32_t tokens = 0;
+    double seconds = 0.0;
+  };
+  [[nodiscard]] Held held(const std::string& user, std::span<const TokenId> tokens, uint64_t bytes) const;
+  // Whether its scheduler is at work, and whether that of any shelf is.
+  void set_working(bool working);
+  [[nodiscard]] bool all_idle() const { return folder_.working_.load(std::memory_order_relaxed) == 0; }
+
   struct Match {
     uint64_t file = 0;
     uint32_t tokens = 0;  // Of the prompt.
@@ -60,8 +83,17 @@ class PrefixShelf {
 
   PrefixFolder& folder_;
   PrefixFolder::Side& side_;  // The folder's; what of it is not constant is the folder's business.
+  // Null: it is not to be written.
+  [[nodiscard]] std::unique_ptr<PrefixFolder::Job> write_job(const std::string& user,
+                                                             std::span<const TokenId> tokens, FileTime used,
+                                                             kv::Sequence& sequence);
+
   uint64_t leaving_bytes_ = 0;
   uint32_t reads_ = 0;
+  bool working_ = false;
+  uint64_t behind_ = 0, behind_last_ = 0;
+  std::unique_ptr<kv::Sequence> left_;  // What is written behind and was handed over since,
+  memory::Reservation left_charge_;     // with its charge.
 };
 
 }  // namespace mlxf::engine

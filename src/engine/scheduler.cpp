@@ -279,8 +279,11 @@ void Scheduler::run() {
     admit();
     // So that those that grow seldom wait for a write.
     if (shelf_ != nullptr && !running_.empty()) (void)prefixes_.make_room(ahead_bytes_);
+    if (shelf_ != nullptr) shelf_->set_working(!running_.empty() || !waiting_.empty());
     if (!step()) {
       turn_.end();
+      if (running_.empty() && waiting_.empty())
+        prefixes_.write_behind(FileTime::clock::now() - options_.prefix_settle, prompt_token_seconds_);
       // Nothing says that it is still so, and who asks for health first sends nothing that could find out.
       if (!last_error_.empty() && Clock::now() - failed_at_ > kErrorLasts) last_error_.clear();
       wakeup_->wait(kIdleWait);
@@ -357,6 +360,7 @@ bool Scheduler::admit_task(size_t index) {
   const std::optional<PrefixStore::Match> kept = prefixes_.find(task.submission.user, task.tokens);
   if (const Restore restore = restore_task(index, wanted, kept ? kept->tokens : 0); restore != Restore::kNo)
     return restore == Restore::kBegun;
+  if (kept && prefixes_.withheld(*kept)) return false;
   const uint64_t freed = kept ? std::min(kept->bytes, bytes) : 0;
   if (prefixes_.make_room(bytes - freed, kept) != PrefixStore::Room::kNow) return false;
   std::unique_ptr<kv::Sequence> sequence =

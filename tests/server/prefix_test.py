@@ -116,7 +116,8 @@ class PrefixCache(unittest.TestCase):
 
     def test_says_what_cannot_be(self):
         for flags, words in ((("--prefix-cache-size", "much"), "--prefix-cache-size much is no size"),
-                             (("--prefix-cache-size", "50%"), "--prefix-cache-size 50% is no size")):
+                             (("--prefix-cache-size", "50%"), "--prefix-cache-size 50% is no size"),
+                             (("--prefix-cache-after", "-1"), "--prefix-cache-after")):
             with self.assertRaisesRegex(AssertionError, words):
                 self.serve(*flags)
         with self.serve():
@@ -174,6 +175,26 @@ class PrefixCache(unittest.TestCase):
         print(f"{written} written, {restored} restored, killed {killed_writing} times while a file was written")
         self.assertGreater(written, 5)
         self.assertGreater(restored, 5)
+
+    def test_killed_after_it_was_idle(self):
+        question = {**QUESTION, "prompt": BEGINNING * 4}  # Long enough that reading it beats computing it.
+        with self.serve("--prefix-cache-after", "0") as server:
+            first, _ = ask(server, question)
+            self.assertTrue(server.await_metric("mlx_flash_prefix_disk_writes_total", 1, 30))
+            self.assertEqual(server.metric("mlx_flash_prefix_disk_entries"), 1)
+            self.assertGreater(server.metric("mlx_flash_prefix_bytes"), 0, "it stays in memory, too")
+            again, cached = ask(server, question)
+            self.assertEqual(again, first)
+            self.assertGreater(cached, 200)
+            self.assertEqual(server.metric("mlx_flash_prefix_disk_hits_total"), 0)
+            server.process.kill()
+            server.process.wait(60)
+        with self.serve() as server:
+            again, cached = ask(server, question)
+            self.assertEqual(again, first)
+            self.assertGreater(cached, 200)
+            self.assertEqual(server.metric("mlx_flash_prefix_disk_hits_total"), 1)
+            self.assertEqual(server.metric("mlx_flash_prefix_disk_rejected_total"), 0)
 
     @staticmethod
     def ask_the_doomed(server, body):
