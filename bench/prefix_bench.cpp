@@ -1,14 +1,18 @@
 // What it costs to write a kept prefix to the SSD and to bring it back: prefix_bench FOLDER [MIB [IO]].
 //
 // A sequence as of an 8B model (36 layers of 8 heads of 128: 144 KiB a token) of MIB (1024) is written to a file in
-// FOLDER, which is then dropped from the page cache, and read into a second sequence, by IO (auto, pread, buffered).
-// Prints seconds and GB/s of each step; docs/measurements/2026-11-prefixes.md.
+// FOLDER, which is then dropped from the page cache, and read into a second sequence, by IO (auto, pread, buffered), by
+// another thread, as in a server. Prints seconds and GB/s of each step, and of the last ones their thread's page faults
+// and CPU seconds, which other work on the machine changes less; docs/measurements/2026-11-prefixes.md.
+#include <sys/resource.h>
+
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
 #include <numeric>
 #include <string>
+#include <thread>
 
 #include "base/crc32c.h"
 #include "engine/prefix_file.h"
@@ -25,6 +29,24 @@ void print(const char* what, Clock::time_point start, uint64_t bytes) {
   const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
   std::printf("%-28s %7.3f s  %6.2f GB/s\n", what, seconds, static_cast<double>(bytes) / 1e9 / seconds);
 }
+
+// What this thread has cost so far.
+struct Cost {
+  double seconds = 0;
+  long faults = 0;
+  static Cost now() {
+    rusage usage{};
+    getrusage(RUSAGE_THREAD, &usage);
+    const auto seconds = [](const timeval& time) {
+      return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+    };
+    return {seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_minflt};
+  }
+  void print_since() const {
+    const Cost end = now();
+    std::printf("%28s %7.3f s of CPU, %ld page faults\n", "", end.seconds - seconds, end.faults - faults);
+  }
+};
 
 Status run(const std::string& folder, uint64_t bytes, storage::Backend backend) {
   const std::string path = folder + "/prefix_bench.prefix";
@@ -57,14 +79,31 @@ Status run(const std::string& folder, uint64_t bytes, storage::Backend backend) 
   print("written, and on the disk", start, payload);
   ASSIGN_OR_RETURN(const platform::File file, platform::File::open(path));
   platform::drop_cached(file.descriptor(), 0, file.size());
-  start = Clock::now();
-  RETURN_IF_ERROR(copy.restore(tokens, head.layout));
-  print("memory for it", start, payload);
   ASSIGN_OR_RETURN(engine::ContentsReader reader, engine::ContentsReader::make(backend));
-  const kv::Contents into = copy.contents();
+  {  // As a sequence grows that nobody restores.
+    kv::PagePool own;
+    kv::Sequence grown(own, shapes, tokens);
+    start = Clock::now();
+    const Cost before = Cost::now();
+    RETURN_IF_ERROR(grown.reserve(tokens));
+    print("memory, page by page", start, payload);
+    before.print_since();
+  }
   start = Clock::now();
-  RETURN_IF_ERROR(reader.read(file, head, into));
-  print("read, checked and copied", start, payload);
+  const Cost before = Cost::now();
+  RETURN_IF_ERROR(copy.restore(tokens, head.layout));
+  const kv::Contents into = copy.contents();
+  print("memory for it", start, payload);
+  before.print_since();
+  Status read;
+  std::thread([&] {
+    const auto begun = Clock::now();
+    const Cost reading = Cost::now();
+    read = reader.read(file, head, into, copy.untouched());
+    print("read, checked and copied", begun, payload);
+    reading.print_since();
+  }).join();
+  RETURN_IF_ERROR(read);
   uint32_t again = 0;
   for (const std::span<uint8_t> part : into) again = crc32c(part, again);
   std::remove(path.c_str());

@@ -44,6 +44,13 @@ void PrefixCacheFlags::add_to(CLI::App& command) {
       ->type_name("SIZE")
       ->capture_default_str()
       ->needs(option);
+  command
+      .add_option(
+          "--prefix-cache-after", settle_seconds,
+          "Seconds after its last use that what is still in memory is written, too, while nobody asks")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 86400))
+      ->needs(option);
 }
 
 Result<std::unique_ptr<engine::PrefixFolder>> PrefixCacheFlags::open(std::vector<std::string> keys,

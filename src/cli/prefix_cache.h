@@ -1,4 +1,4 @@
-// PrefixCacheFlags: --prefix-cache and --prefix-cache-size: a folder on the SSD for kept prefixes.
+// PrefixCacheFlags: --prefix-cache, -size and -after: a folder on the SSD for kept prefixes.
 //
 // Belongs to the command line; one thread.
 #pragma once
@@ -16,6 +16,7 @@ namespace mlxf::cli {
 struct PrefixCacheFlags {
   std::string folder;  // Empty: none.
   std::string size = "16GiB";
+  uint32_t settle_seconds = 10;
   void add_to(CLI::App& command);
   // Null without a folder. `keys` are the API keys, in the order in which users are named after them; `io` is how it is
   // read.

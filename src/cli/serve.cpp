@@ -86,6 +86,7 @@ Status serve(const std::shared_ptr<Flags>& flags) {
   ASSIGN_OR_RETURN(const std::unique_ptr<engine::PrefixFolder> prefixes,
                    flags->prefix_cache.open(options.access.keys, io));
   options.model.serving.scheduler.prefix_folder = prefixes.get();
+  options.model.serving.scheduler.prefix_settle = std::chrono::seconds(flags->prefix_cache.settle_seconds);
   const std::string host = flags->host.empty() ? "127.0.0.1" : flags->host;
   const std::string name = options.model.model.name;
   const uint64_t files = platform::raise_open_files_limit();

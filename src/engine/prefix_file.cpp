@@ -100,6 +100,28 @@ class Filler {
   size_t in_part_ = 0;
 };
 
+// Touches memory in large steps ahead of those who fill it, so that the disk works meanwhile.
+class Toucher {
+ public:
+  explicit Toucher(std::span<uint8_t> untouched) : untouched_(untouched) {}
+  // Another `bytes` will be filled: no more of them lie in it than that.
+  void add(uint64_t bytes) {
+    due_ += bytes;
+    while (due_ > touched_ && !untouched_.empty()) step(std::min(kStepBytes, untouched_.size()));
+  }
+  void finish() { step(untouched_.size()); }
+
+ private:
+  static constexpr size_t kStepBytes = size_t{4} << 20;
+  void step(size_t bytes) {
+    platform::touch(untouched_.first(bytes));
+    untouched_ = untouched_.subspan(bytes);
+    touched_ += bytes;
+  }
+  std::span<uint8_t> untouched_;
+  uint64_t due_ = 0, touched_ = 0;
+};
+
 // A chunk as it is read, widened to whole blocks, and how many are under way: enough for a queue, and 8 MiB in all.
 constexpr uint64_t kBlockBytes = kPrefixChunkBytes + storage::Storage::kAlign;
 constexpr uint32_t kBlocks = 7;
@@ -111,6 +133,10 @@ uint32_t PrefixHead::reach(uint32_t common) const {
   for (const CutRange& range : cuts)
     if (range.first <= common) longest = std::min(range.last, common);
   return longest;
+}
+
+uint32_t common_tokens(std::span<const TokenId> a, std::span<const TokenId> b) {
+  return static_cast<uint32_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
 }
 
 std::vector<CutRange> cuts_of(const kv::Sequence& sequence) {
@@ -221,11 +247,12 @@ Result<PrefixHead> read_head(const platform::File& file) {
 }
 
 Status write_prefix(platform::NewFile& file, const PrefixHead& head,
-                    std::span<const std::span<uint8_t>> contents) {
+                    std::span<const std::span<uint8_t>> contents, const std::function<bool()>& goes_on) {
   RETURN_IF_ERROR(file.append(encode_head(head)));
   ChunkSums sums;
   uint64_t total = 0;
   for (const std::span<uint8_t> part : contents) {
+    if (goes_on && !goes_on()) return fail(ErrorCode::kCancelled, "it is not wanted any more");
     sums.add(part);
     total += part.size();
     RETURN_IF_ERROR(file.append(part));
@@ -242,13 +269,15 @@ Result<ContentsReader> ContentsReader::make(storage::Backend backend) {
 }
 
 Status ContentsReader::read(const platform::File& file, const PrefixHead& head,
-                            std::span<const std::span<uint8_t>> contents) {
+                            std::span<const std::span<uint8_t>> contents, std::span<uint8_t> untouched) {
   uint64_t room = 0;
   for (const std::span<uint8_t> part : contents) room += part.size();
   if (room != head.payload_bytes) return corrupt("its contents are not of the size of what it describes");
   ChunkSums sums;
   Filler filler(contents);
+  Toucher toucher(untouched);
   const auto take = [&](std::span<const uint8_t> chunk) {
+    toucher.add(chunk.size());
     sums.add(chunk);
     filler.add(chunk);
   };
@@ -264,6 +293,7 @@ Status ContentsReader::read(const platform::File& file, const PrefixHead& head,
   std::vector<uint8_t> trailer(expected.size());
   RETURN_IF_ERROR(file.read_exact(begin + head.payload_bytes, trailer));
   if (trailer != expected) return corrupt("a checksum of its contents is wrong");
+  toucher.finish();
   return {};
 }
 

@@ -44,6 +44,9 @@ struct PrefixHead {
   [[nodiscard]] uint32_t reach(uint32_t common) const;
 };
 
+// Tokens that both begin with.
+[[nodiscard]] uint32_t common_tokens(std::span<const TokenId> a, std::span<const TokenId> b);
+
 // The lengths that `sequence` can be cut to.
 [[nodiscard]] std::vector<CutRange> cuts_of(const kv::Sequence& sequence);
 
@@ -60,9 +63,11 @@ inline constexpr uint64_t kPrefixHeadBytesMax = uint64_t{32} << 20;  // A longer
 [[nodiscard]] Result<PrefixHead> parse_head(std::span<const uint8_t> bytes, uint64_t file_bytes);
 [[nodiscard]] Result<PrefixHead> read_head(const platform::File& file);
 
-// Writes all of `file`, which is empty; does not commit it. REQUIRES: `contents` has head.payload_bytes.
+// Writes all of `file`, which is empty; does not commit it. `goes_on` is asked before each part; kCancelled once it
+// says no. REQUIRES: `contents` has head.payload_bytes.
 [[nodiscard]] Status write_prefix(platform::NewFile& file, const PrefixHead& head,
-                                  std::span<const std::span<uint8_t>> contents);
+                                  std::span<const std::span<uint8_t>> contents,
+                                  const std::function<bool()>& goes_on = {});
 
 // Reads payloads: those of more than a chunk past the page cache, some chunks under way while others are checked and
 // copied. Holds what it reads into, 8 MiB, all the time, so that a budget that is made after it knows of them.
@@ -70,9 +75,10 @@ class ContentsReader {
  public:
   [[nodiscard]] static Result<ContentsReader> make(storage::Backend backend);
   // Fills `contents`; kCorrupt when they are not of head.payload_bytes, or when a checksum is wrong, and then they are
-  // undefined. REQUIRES: `head` is the file's.
+  // undefined. `untouched` is memory that they lie in: it is touched a little before it is filled, and the rest at the
+  // end. REQUIRES: `head` is the file's.
   [[nodiscard]] Status read(const platform::File& file, const PrefixHead& head,
-                            std::span<const std::span<uint8_t>> contents);
+                            std::span<const std::span<uint8_t>> contents, std::span<uint8_t> untouched = {});
 
  private:
   explicit ContentsReader(storage::Backend backend) : backend_(backend) {}

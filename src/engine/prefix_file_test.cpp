@@ -138,6 +138,19 @@ TEST_F(PrefixFile, IsLongerThanAChunkAndAHeadThanARead) {
   EXPECT_FALSE(read(shapes));
 }
 
+TEST_F(PrefixFile, WritingEndsBetweenPartsWhenItIsNotWanted) {
+  const std::vector<kv::LayerShape> shapes = {kPlain};
+  const auto original = filled(shapes);
+  auto file = platform::NewFile::create(path_, platform::Overwrite::kReplace, platform::Readers::kOwner);
+  ASSERT_TRUE(file);
+  int parts = 0;
+  const Status status =
+      write_prefix(*file, head_of(*original), original->contents(), [&] { return ++parts < 3; });
+  ASSERT_FALSE(status);
+  EXPECT_EQ(status.error().code, ErrorCode::kCancelled);
+  EXPECT_EQ(parts, 3);
+}
+
 TEST_F(PrefixFile, IsReadWhileItsTimesAreSetAndNotWhenItIsReplaced) {
   const std::vector<kv::LayerShape> shapes = {kv::PageShape{16, 64, 64, 0}};  // 2 MiB.
   const auto original = filled(shapes, 500);

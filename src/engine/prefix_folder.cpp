@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "engine/prefix_shelf.h"
 #include "platform/random_bytes.h"
 
 namespace mlxf::engine {
@@ -15,14 +16,14 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kSuffix = ".prefix";
+constexpr const char* kModelSuffix = ".model";
 constexpr size_t kNumberDigits = 16;
 constexpr size_t kSaltBytes = 32;
 constexpr uint64_t kTimedBytesMin = uint64_t{4} << 20;  // A shorter read says little about the disk.
-constexpr double kReadSeconds = 1e-3;                   // Of any read, however short.
 
-// The number in "0123456789abcdef.prefix", which may be followed by `rest`.
-std::optional<uint64_t> number_in(const std::string& name, std::string_view rest) {
-  const std::string end = kSuffix + std::string(rest);
+// The number in "0123456789abcdef.prefix", say, which may be followed by `rest`.
+std::optional<uint64_t> number_in(const std::string& name, const char* suffix, std::string_view rest) {
+  const std::string end = suffix + std::string(rest);
   if (name.size() < kNumberDigits + end.size() || name.compare(kNumberDigits, end.size(), end) != 0 ||
       (rest.empty() && name.size() != kNumberDigits + end.size()))
     return std::nullopt;
@@ -36,14 +37,18 @@ std::optional<uint64_t> number_in(const std::string& name, std::string_view rest
   return number;
 }
 
-uint32_t common_tokens(std::span<const TokenId> a, std::span<const TokenId> b) {
-  return static_cast<uint32_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
+std::string named(uint64_t number, const char* suffix) {
+  char name[kNumberDigits + 1];
+  std::snprintf(name, sizeof name, "%016llx", static_cast<unsigned long long>(number));
+  return std::string(name) + suffix;
 }
 
-// Its last use; a file system that keeps no such times makes the order of leaving another one.
-void set_used(const std::string& path, FileTime used) {
-  std::error_code ignored;
-  fs::last_write_time(path, used, ignored);
+// A model's folder: FNV-1a of what it is called. The files say it in full, and are asked: two models in one folder
+// would do no harm.
+std::string place_of(const std::string& model) {
+  uint64_t hash = 0xcbf29ce484222325;
+  for (const char c : model) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+  return named(hash, kModelSuffix);
 }
 
 }  // namespace
@@ -54,7 +59,7 @@ PrefixFolder::PrefixFolder(PrefixFolderOptions options, platform::FolderLock loc
 PrefixFolder::~PrefixFolder() {
   {
     const MutexLock lock(mutex_);
-    CHECK(maker_.empty());
+    CHECK(sides_.empty());
     closing_ = true;
   }
   work_.notify_all();
@@ -92,55 +97,61 @@ Status PrefixFolder::load_salt() {
 }
 
 Status PrefixFolder::scan() {
-  std::error_code code;
-  std::vector<std::string> names;
-  for (fs::directory_iterator it(options_.path, code), end; !code && it != end; it.increment(code)) {
-    const std::string name = it->path().filename();
-    if (const auto number = number_in(name, "")) {  // Whatever it is, its name is taken.
-      const MutexLock lock(mutex_);
-      next_number_ = std::max(next_number_, *number + 1);
-    }
-    if (std::error_code ignored; fs::is_regular_file(it->symlink_status(ignored))) names.push_back(name);
-  }
-  if (code) return fail(ErrorCode::kIo, options_.path + ": cannot list the folder: " + code.message());
-  for (const std::string& name : names) {
-    const std::string path = options_.path + "/" + name;
-    if (number_in(name, platform::kPartSuffix) ||
-        name.rfind("salt" + std::string(platform::kPartSuffix), 0) == 0) {
-      fs::remove(path, code);  // Whoever wrote it was ended.
-    } else if (const auto number = number_in(name, "")) {
-      find_file(*number, path);
-    }
-  }
+  std::vector<std::string> models;
+  RETURN_IF_ERROR(scan_folder(options_.path, models));
+  for (size_t i = 0, count = models.size(); i < count; ++i)  // Those within are nobody's.
+    RETURN_IF_ERROR(scan_folder(models[i], models));
   (void)make_room(0, FileTime::max());
+  std::error_code ignored;
+  for (const std::string& model : models) fs::remove(model, ignored);  // Those that are empty.
   return {};
 }
 
-void PrefixFolder::find_file(uint64_t number, const std::string& path) {
+Status PrefixFolder::scan_folder(const std::string& folder, std::vector<std::string>& models) {
+  std::error_code code;
+  std::vector<std::string> names;
+  for (fs::directory_iterator it(folder, code), end; !code && it != end; it.increment(code)) {
+    const std::string name = it->path().filename();
+    if (const auto number = number_in(name, kSuffix, "")) {  // Whatever it is, its name is taken.
+      const MutexLock lock(mutex_);
+      next_name_ = std::max(next_name_, *number + 1);
+    }
+    std::error_code ignored;
+    const fs::file_status status = it->symlink_status(ignored);
+    if (fs::is_regular_file(status)) names.push_back(name);
+    if (fs::is_directory(status) && number_in(name, kModelSuffix, "")) models.push_back(it->path());
+  }
+  if (code) return fail(ErrorCode::kIo, folder + ": cannot list the folder: " + code.message());
+  for (const std::string& name : names) {
+    const std::string path = folder + "/" + name;
+    if (number_in(name, kSuffix, platform::kPartSuffix) ||
+        name.rfind("salt" + std::string(platform::kPartSuffix), 0) == 0) {
+      fs::remove(path, code);  // Whoever wrote it was ended.
+    } else if (number_in(name, kSuffix, "")) {
+      find_file(path);
+    }
+  }
+  return {};
+}
+
+void PrefixFolder::find_file(const std::string& path) {
   const auto read = [&]() -> Result<File> {
     ASSIGN_OR_RETURN(const platform::File opened, platform::File::open(path));
     ASSIGN_OR_RETURN(PrefixHead head, read_head(opened));
     std::error_code ignored;
-    return File{number, std::move(head), opened.size(), fs::last_write_time(path, ignored), false, 0};
+    return File{0, path, std::move(head), opened.size(), fs::last_write_time(path, ignored), 0};
   };
   Result<File> file = read();
-  {
+  if (file) {
     const MutexLock lock(mutex_);
-    if (file) {
-      stats_.bytes += file->bytes;
-      files_.push_back(std::move(*file));
-      return;
-    }
+    file->id = next_id_++;
+    stats_.bytes += file->bytes;
+    files_.push_back(std::move(*file));
+    return;
   }
   // What cannot be read now may be whole.
-  if (file.error().code == ErrorCode::kCorrupt) return reject(number, file.error());
+  if (file.error().code == ErrorCode::kCorrupt) return reject_file(path, file.error());
   tell("the kept prefix " + path + " is not used: " + file.error().message);
-}
-
-std::string PrefixFolder::path_of(uint64_t number) const {
-  char name[kNumberDigits + 1];
-  std::snprintf(name, sizeof name, "%016llx", static_cast<unsigned long long>(number));
-  return options_.path + "/" + name + kSuffix;
 }
 
 PrefixFolderStats PrefixFolder::stats() const {
@@ -152,142 +163,51 @@ PrefixFolderStats PrefixFolder::stats() const {
 
 bool PrefixFolder::busy() const {
   const MutexLock lock(mutex_);
-  return under_way_ != 0 || !maker_.empty();
+  return !sides_.empty();
 }
 
-bool PrefixFolder::is_ours(const PrefixHead& head) const {
-  return head.maker == maker_ && head.geometry == geometry_;
+PrefixFolder::File* PrefixFolder::file_of(uint64_t id) {
+  const auto file = std::find_if(files_.begin(), files_.end(), [&](const File& f) { return f.id == id; });
+  return file != files_.end() ? &*file : nullptr;
 }
 
-void PrefixFolder::attach(const Result<std::string>& model, kv::Words geometry, std::function<void()> wake) {
-  if (!model) return tell("prefixes of this model are not kept on the disk: " + model.error().message);
+std::unique_ptr<PrefixShelf> PrefixFolder::attach(const Result<std::string>& model, kv::Words geometry,
+                                                  std::function<void()> wake) {
+  if (!model) {
+    tell("prefixes of this model are not kept on the disk: " + model.error().message);
+    return nullptr;
+  }
+  auto side = std::make_unique<Side>();
+  side->maker = options_.program + "; " + *model;
+  side->geometry = std::move(geometry);
+  side->place = place_of(*model);
+  side->wake = std::move(wake);
+  std::unique_ptr<PrefixShelf> shelf(new PrefixShelf(*this, *side));
   const MutexLock lock(mutex_);
-  CHECK(maker_.empty());
-  maker_ = options_.program + "; " + *model;
-  geometry_ = std::move(geometry);
-  wake_ = std::move(wake);
-  for (File& file : files_) file.ours = is_ours(file.head);
+  sides_.push_back(std::move(side));
+  return shelf;
 }
 
-void PrefixFolder::detach() {
-  std::vector<std::unique_ptr<Job>> ended;
-  {
-    const MutexLock lock(mutex_);
-    while (under_way_ != 0) idle_.wait(mutex_);
-    ended.swap(ended_);
-    maker_.clear();
-    geometry_.clear();
-    wake_ = nullptr;
-    for (File& file : files_) file.ours = false;
-  }
-  leaving_bytes_ = 0;
-  reads_ = 0;
+void PrefixFolder::detach(Side& side) {
+  std::unique_ptr<Side> gone;  // With what ended: destroyed under no lock.
+  const MutexLock lock(mutex_);
+  while (side.under_way != 0) idle_.wait(mutex_);
+  const auto place =
+      std::find_if(sides_.begin(), sides_.end(), [&](const auto& one) { return one.get() == &side; });
+  gone = std::move(*place);
+  sides_.erase(place);
 }
 
-bool PrefixFolder::write(const std::string& user, std::span<const TokenId> tokens, FileTime used,
-                         std::unique_ptr<kv::Sequence>& sequence, memory::Reservation& charge) {
-  auto job = std::make_unique<Job>();
-  PrefixHead& head = job->head;
-  head.scope = options_.scope_of(salt_, user);
-  head.tokens.assign(tokens.begin(), tokens.end());
-  std::optional<uint64_t> there;
+void PrefixFolder::add_job(std::unique_ptr<Job> job) {
   {
     const MutexLock lock(mutex_);
-    if (maker_.empty() || stats_.off || stats_.writes_off) return false;
-    head.maker = maker_;
-    head.geometry = geometry_;
-    for (File& file : files_)
-      if (file.ours && file.head.scope == head.scope && file.head.tokens == head.tokens) {
-        file.used = std::max(file.used, used);
-        there = file.number;
-      }
-  }
-  if (there) {
-    set_used(path_of(*there), used);
-    return false;
-  }
-  head.layout = sequence->layout();
-  head.cuts = cuts_of(*sequence);
-  job->contents = sequence->contents();
-  for (const std::span<uint8_t> part : job->contents) head.payload_bytes += part.size();
-  const uint64_t bytes = prefix_file_bytes(head);
-  if (bytes > options_.bytes_max || bytes - head.payload_bytes > kPrefixHeadBytesMax) return false;
-  job->writes = true;
-  job->used = used;
-  job->sequence = std::move(sequence);
-  job->charge = std::move(charge);
-  leaving_bytes_ += job->charge.bytes();
-  {
-    const MutexLock lock(mutex_);
-    job->number = next_number_++;
-    queue_.push_back(std::move(job));
-    ++under_way_;
+    ++job->side->under_way;
+    auto place = queue_.end();
+    if (!job->writes)
+      place = std::find_if(queue_.begin(), queue_.end(), [](const auto& other) { return other->writes; });
+    queue_.insert(place, std::move(job));
   }
   work_.notify_one();
-  return true;
-}
-
-std::optional<PrefixFolder::Match> PrefixFolder::find(const std::string& user,
-                                                      std::span<const TokenId> prompt) const {
-  const PrefixScope scope = options_.scope_of(salt_, user);
-  const std::span<const TokenId> wanted = prompt.first(prompt.size() - 1);
-  const MutexLock lock(mutex_);
-  if (stats_.off) return std::nullopt;
-  const File* best = nullptr;
-  uint32_t longest = 0;
-  for (const File& file : files_) {
-    if (!file.ours || file.head.scope != scope) continue;
-    const uint32_t reach = file.head.reach(common_tokens(file.head.tokens, wanted));
-    if (reach < longest || reach == 0 || (reach == longest && file.bytes >= best->bytes)) continue;
-    longest = reach;
-    best = &file;
-  }
-  if (best == nullptr) return std::nullopt;
-  return Match{best->number, longest, static_cast<uint32_t>(best->head.tokens.size()), best->head.layout,
-               kReadSeconds + static_cast<double>(best->bytes) / read_bytes_s_};
-}
-
-void PrefixFolder::read(const Match& match, uint64_t ticket, std::unique_ptr<kv::Sequence> sequence,
-                        memory::Reservation charge) {
-  auto job = std::make_unique<Job>();
-  job->number = match.file;
-  job->ticket = ticket;
-  job->sequence = std::move(sequence);
-  job->charge = std::move(charge);
-  job->contents = job->sequence->contents();
-  ++reads_;
-  {
-    const MutexLock lock(mutex_);
-    for (File& file : files_)
-      if (file.number == match.file) {
-        ++file.readers;
-        job->head = file.head;
-      }
-    const auto first_write =
-        std::find_if(queue_.begin(), queue_.end(), [](const auto& other) { return other->writes; });
-    queue_.insert(first_write, std::move(job));
-    ++under_way_;
-  }
-  work_.notify_one();
-}
-
-std::vector<PrefixFolder::Restored> PrefixFolder::collect() {
-  std::vector<std::unique_ptr<Job>> ended;
-  {
-    const MutexLock lock(mutex_);
-    ended.swap(ended_);
-  }
-  std::vector<Restored> restored;
-  for (const auto& job : ended) {
-    if (job->writes) {
-      leaving_bytes_ -= job->charge.bytes();
-      continue;
-    }
-    --reads_;
-    if (!job->done) job->sequence.reset();
-    restored.push_back({job->ticket, std::move(job->sequence), std::move(job->charge)});
-  }
-  return restored;
 }
 
 void PrefixFolder::run() {
@@ -300,28 +220,48 @@ void PrefixFolder::run() {
       job = std::move(queue_.front());
       queue_.pop_front();
     }
-    if (job->writes) {
-      run_write(*job);
-    } else {
-      run_read(*job);
-    }
-    std::function<void()> wake;
-    {
-      const MutexLock lock(mutex_);
-      ended_.push_back(std::move(job));
-      wake = wake_;
-    }
-    wake();  // Before detach() may return.
-    const MutexLock lock(mutex_);
-    if (--under_way_ == 0) idle_.notify_all();
+    run_job(std::move(job));
   }
 }
 
-Status PrefixFolder::write_file(const Job& job, uint64_t number) const {
-  ASSIGN_OR_RETURN(
-      platform::NewFile file,
-      platform::NewFile::create(path_of(number), platform::Overwrite::kReplace, platform::Readers::kOwner));
-  RETURN_IF_ERROR(write_prefix(file, job.head, job.contents));
+void PrefixFolder::run_job(std::unique_ptr<Job> job) {
+  if (job->writes) {
+    run_write(*job);
+  } else {
+    run_read(*job);
+  }
+  Side& side = *job->side;
+  {
+    const MutexLock lock(mutex_);
+    side.ended.push_back(std::move(job));
+  }
+  side.wake();  // Before detach() may return.
+  const MutexLock lock(mutex_);
+  if (--side.under_way == 0) idle_.notify_all();
+}
+
+std::unique_ptr<PrefixFolder::Job> PrefixFolder::next_read() {
+  const MutexLock lock(mutex_);
+  if (queue_.empty() || queue_.front()->writes) return nullptr;
+  std::unique_ptr<Job> job = std::move(queue_.front());
+  queue_.pop_front();
+  return job;
+}
+
+Status PrefixFolder::write_file(const Job& job) {
+  const std::string folder = options_.path + "/" + job.side->place;
+  std::error_code code;
+  if (fs::create_directory(folder, code)) fs::permissions(folder, fs::perms::owner_all, code);
+  ASSIGN_OR_RETURN(platform::NewFile file, platform::NewFile::create(job.path, platform::Overwrite::kReplace,
+                                                                     platform::Readers::kOwner));
+  std::function<bool()> goes_on;
+  if (job.behind)
+    goes_on = [&] {
+      while (std::unique_ptr<Job> read = next_read()) run_job(std::move(read));  // Somebody waits for it.
+      return !job.side->behind_unwanted;
+    };
+  RETURN_IF_ERROR(write_prefix(file, job.head, job.contents, goes_on));
+  if (job.behind) job.side->behind_read = true;
   return file.commit();
 }
 
@@ -332,7 +272,8 @@ void PrefixFolder::run_write(Job& job) {
   }
   const uint64_t bytes = prefix_file_bytes(job.head);
   if (!make_room(bytes, job.used)) return;  // All that is there was needed later than this one.
-  if (const Status written = write_file(job, job.number); !written) {
+  if (const Status written = write_file(job); !written) {
+    if (written.error().code == ErrorCode::kCancelled) return;
     {
       const MutexLock lock(mutex_);
       stats_.writes_off = true;
@@ -340,47 +281,47 @@ void PrefixFolder::run_write(Job& job) {
     return tell("kept prefixes are no longer written, until the server starts again: " +
                 written.error().message);
   }
-  set_used(path_of(job.number), job.used);
+  set_used(job.path, job.used);
   job.done = true;
   std::vector<uint64_t> replaced;  // What is there now holds all of them.
   {
     const MutexLock lock(mutex_);
     for (const File& file : files_)
-      if (file.ours && file.readers == 0 && file.head.scope == job.head.scope &&
+      if (job.side->made(file.head) && file.readers == 0 && file.head.scope == job.head.scope &&
           common_tokens(file.head.tokens, job.head.tokens) == file.head.tokens.size())
-        replaced.push_back(file.number);
-    files_.push_back({job.number, job.head, bytes, job.used, is_ours(job.head), 0});
+        replaced.push_back(file.id);
+    files_.push_back({job.file, job.path, job.head, bytes, job.used, 0});
     stats_.bytes += bytes;
     ++stats_.writes;
   }
-  for (const uint64_t number : replaced) forget(number);
+  for (const uint64_t id : replaced) forget(id);
 }
 
 Status PrefixFolder::read_file(const Job& job) {
-  ASSIGN_OR_RETURN(const platform::File file, platform::File::open(path_of(job.number)));
+  ASSIGN_OR_RETURN(const platform::File file, platform::File::open(job.path));
   ASSIGN_OR_RETURN(const PrefixHead head, read_head(file));
   if (head != job.head) return fail(ErrorCode::kCorrupt, "it is not the one that was found here");
-  return reader_.read(file, head, job.contents);
+  return reader_.read(file, head, job.contents, job.untouched);
 }
 
 void PrefixFolder::run_read(Job& job) {
   {
     const MutexLock lock(mutex_);
-    if (std::none_of(files_.begin(), files_.end(),
-                     [&](const File& file) { return file.number == job.number; }))
-      return;  // It left meanwhile.
+    if (file_of(job.file) == nullptr) return;  // It left meanwhile.
   }
   const auto start = std::chrono::steady_clock::now();
   const Status read = read_file(job);
+  // The pages will be others': nothing in them may be infinite.
+  if (!read)
+    for (const std::span<uint8_t> part : job.contents) std::fill(part.begin(), part.end(), uint8_t{0});
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const FileTime now = FileTime::clock::now();
   {
     const MutexLock lock(mutex_);
-    for (File& file : files_)
-      if (file.number == job.number) {
-        --file.readers;
-        file.used = std::max(file.used, now);
-      }
+    if (File* file = file_of(job.file)) {
+      --file->readers;
+      file->used = std::max(file->used, now);
+    }
     if (read) ++stats_.hits;
     if (read && job.head.payload_bytes >= kTimedBytesMin && seconds > 0.0)
       read_bytes_s_ = static_cast<double>(job.head.payload_bytes) / seconds;
@@ -388,12 +329,12 @@ void PrefixFolder::run_read(Job& job) {
   }
   if (read) {
     job.done = true;
-    set_used(path_of(job.number), now);
+    set_used(job.path, now);
   } else if (read.error().code == ErrorCode::kIo) {
     tell("kept prefixes are no longer read or written, until the server starts again: " +
          read.error().message);
   } else if (read.error().code == ErrorCode::kCorrupt || read.error().code == ErrorCode::kNotFound) {
-    reject(job.number, read.error());
+    reject(job.file, read.error());
   } else {  // What cannot be read now may be whole.
     tell("a kept prefix could not be read this time: " + read.error().message);
   }
@@ -408,7 +349,7 @@ bool PrefixFolder::make_room(uint64_t bytes, FileTime used) {
       FileTime before = used;
       for (const File& file : files_)
         if (file.readers == 0 && file.used < before) {
-          oldest = file.number;
+          oldest = file.id;
           before = file.used;
         }
     }
@@ -417,27 +358,52 @@ bool PrefixFolder::make_room(uint64_t bytes, FileTime used) {
   }
 }
 
-void PrefixFolder::forget(uint64_t number) {
+void PrefixFolder::forget(uint64_t id) {
+  std::string path;
   {
     const MutexLock lock(mutex_);
-    const auto file =
-        std::find_if(files_.begin(), files_.end(), [&](const File& f) { return f.number == number; });
-    if (file != files_.end()) {
-      stats_.bytes -= file->bytes;
-      files_.erase(file);
-    }
+    const auto file = std::find_if(files_.begin(), files_.end(), [&](const File& f) { return f.id == id; });
+    if (file == files_.end()) return;
+    stats_.bytes -= file->bytes;
+    path = std::move(file->path);
+    files_.erase(file);
   }
   std::error_code ignored;
-  fs::remove(path_of(number), ignored);
+  fs::remove(path, ignored);
 }
 
-void PrefixFolder::reject(uint64_t number, const Error& why) {
+void PrefixFolder::reject(uint64_t id, const Error& why) {
+  std::string path;
+  {
+    const MutexLock lock(mutex_);
+    const File* file = file_of(id);
+    if (file == nullptr) return;
+    path = file->path;
+  }
+  forget(id);
+  reject_file(path, why);
+}
+
+void PrefixFolder::reject_file(const std::string& path, const Error& why) {
   {
     const MutexLock lock(mutex_);
     ++stats_.rejected;
   }
-  forget(number);
-  tell("removed the kept prefix " + path_of(number) + ", which is not used: " + why.message);
+  std::error_code ignored;
+  fs::remove(path, ignored);
+  tell("removed the kept prefix " + path + ", which is not used: " + why.message);
+}
+
+// Its last use; a file system that keeps no such times makes the order of leaving another one.
+void PrefixFolder::set_used(const std::string& path, FileTime used) {
+  std::error_code ignored;
+  fs::last_write_time(path, used, ignored);
+}
+
+void PrefixFolder::name(Job& job) {
+  const MutexLock lock(mutex_);
+  job.file = next_id_++;
+  job.path = options_.path + "/" + job.side->place + "/" + named(next_name_++, kSuffix);
 }
 
 void PrefixFolder::tell(const std::string& line) const {

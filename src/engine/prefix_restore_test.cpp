@@ -67,12 +67,14 @@ class PrefixRestore : public testing::TestWithParam<const char*> {
     std::unique_ptr<Scheduler> scheduler;
   };
   // The one before ends first: it has the engine and the folder for itself.
-  void start(bool with_folder, uint64_t kv_bytes = 0) {
+  void start(bool with_folder, uint64_t kv_bytes = 0,
+             std::chrono::milliseconds settle = std::chrono::hours(1)) {
     stop();
     run_ = std::make_unique<Run>();
     SchedulerOptions options;
     options.context_max = kContext;
     options.kv_bytes = kv_bytes;
+    options.prefix_settle = settle;
     options.parallel = 2;
     if (with_folder) {
       PrefixFolderOptions folder;
@@ -205,7 +207,7 @@ TEST_P(PrefixRestoreFaults, AFaultyFileIsComputedAgain) {
   start(true);
   const Answer begun = ask(first, 20);
   start(true);  // It is known to be sound,
-  for (const auto& entry : fs::directory_iterator(path_))
+  for (const auto& entry : fs::recursive_directory_iterator(path_))
     if (entry.path().extension() == ".prefix") {
       std::fstream file(entry.path(), std::ios::binary | std::ios::in | std::ios::out);
       file.seekp(-2000, std::ios::end);  // and then it is not.
@@ -247,6 +249,34 @@ TEST_P(PrefixRestoreFaults, MayBeCancelledAndStoppedAtAnyTime) {
   // A recurrent state goes back to a border.
   EXPECT_GE(ask(joined(first, prompt(5, 2)), 5).cached_tokens, first.size() / 64 * 64);
   EXPECT_EQ(run_->folder->stats().rejected, 0u);
+}
+
+// What is written while it stays in memory is wanted, and changed, at the same time.
+TEST_P(PrefixRestoreFaults, WritingBehindChangesNoAnswer) {
+  const std::vector<TokenId> first = prompt(170, 1);
+  std::vector<std::vector<TokenId>> prompts = {first};
+  std::vector<Answer> expected;
+  start(false);
+  for (uint32_t turn = 0; turn < 6; ++turn) {
+    expected.push_back(ask(prompts.back(), 12));
+    prompts.push_back(joined(joined(prompts.back(), expected.back().tokens), prompt(15 + turn, turn)));
+  }
+  start(true, 0, std::chrono::milliseconds(0));
+  for (uint32_t turn = 0; turn < 6; ++turn) {
+    const Answer got = ask(prompts[turn], 12);
+    expect_same(got, expected[turn]);
+    if (turn > 0) {
+      EXPECT_GE(got.cached_tokens, prompts[turn - 1].size() / 64 * 64);
+    }
+  }
+  EXPECT_EQ(run_->folder->stats().hits, 0u) << "all of it was in memory, too";
+  EXPECT_EQ(run_->folder->stats().rejected, 0u);
+  stop();
+  start(true);
+  const Answer again = ask(prompts[5], 12);
+  expect_same(again, expected[5]);
+  EXPECT_GE(again.cached_tokens, prompts[4].size() / 64 * 64);
+  EXPECT_EQ(run_->folder->stats().hits, 1u);
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, PrefixRestoreFaults, testing::Values("llama", "qwen3_next"),

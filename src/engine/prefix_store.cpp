@@ -6,13 +6,6 @@
 #include "base/check.h"
 
 namespace mlxf::engine {
-namespace {
-
-uint32_t common_tokens(std::span<const TokenId> a, std::span<const TokenId> b) {
-  return static_cast<uint32_t>(std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin());
-}
-
-}  // namespace
 
 std::optional<PrefixStore::Match> PrefixStore::find(const std::string& user,
                                                     std::span<const TokenId> prompt) const {
@@ -37,6 +30,32 @@ std::unique_ptr<kv::Sequence> PrefixStore::take(const Match& match) {
   remove(static_cast<size_t>(entry - entries_.begin()));
   CHECK(sequence->truncate(match.tokens));
   return sequence;
+}
+
+bool PrefixStore::withheld(const Match& match) {
+  const auto entry =
+      std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.number == match.entry; });
+  CHECK(entry != entries_.end());
+  if (!lent(*entry) || shelf_->behind_read()) return false;
+  shelf_->stop_behind();
+  return true;
+}
+
+void PrefixStore::write_behind(FileTime before, double token_seconds) {
+  if (shelf_ == nullptr || shelf_->behind() != 0 || !shelf_->all_idle()) return;
+  for (size_t i = entries_.size(); i-- > 0;) {
+    Entry& entry = entries_[i];
+    if (entry.tried || entry.used > before) continue;
+    entry.tried = true;
+    const auto length = static_cast<uint32_t>(entry.tokens.size());
+    const PrefixShelf::Held held = shelf_->held(entry.user, entry.tokens, entry.sequence->bytes());
+    const uint32_t gained = length - held.tokens;
+    if (gained < kCommonTokensMin || gained < length / kGrowthPartMin) continue;
+    if (token_seconds != 0.0 && token_seconds * gained < held.seconds) continue;
+    if (!shelf_->write_behind(entry.user, entry.tokens, entry.used, *entry.sequence)) continue;
+    entry.behind = shelf_->behind();
+    return;
+  }
 }
 
 void PrefixStore::keep(const std::string& user, std::span<const TokenId> tokens,
@@ -82,16 +101,25 @@ void PrefixStore::clear() {
   }
 }
 
-// Leaves it what the folder does not want.
+// Leaves it what the shelf does not want.
 void PrefixStore::write(Entry& entry) {
-  if (folder_ == nullptr) return;
+  if (shelf_ == nullptr) return;
   bytes_ -= entry.reservation.bytes();
-  (void)folder_->write(entry.user, entry.tokens, entry.used, entry.sequence, entry.reservation);
+  if (lent(entry)) {
+    shelf_->leave_behind(std::move(entry.sequence), std::move(entry.reservation));
+    return;
+  }
+  (void)shelf_->write(entry.user, entry.tokens, entry.used, entry.sequence, entry.reservation);
   bytes_ += entry.reservation.bytes();
 }
 
 void PrefixStore::remove(size_t index) {
-  bytes_ -= entries_[index].reservation.bytes();
+  Entry& entry = entries_[index];
+  bytes_ -= entry.reservation.bytes();
+  if (entry.sequence != nullptr && lent(entry)) {
+    shelf_->stop_behind();
+    shelf_->leave_behind(std::move(entry.sequence), std::move(entry.reservation));
+  }
   entries_.erase(entries_.begin() + static_cast<ptrdiff_t>(index));
 }
 

@@ -4,8 +4,8 @@
 // An entry is a whole sequence with the tokens that it holds. take() moves one out and cuts it to what it shares with
 // the prompt, so an entry serves one request at a time and comes back when that request ends. Entries belong to a user;
 // nobody ever gets, or can measure, another's. Bytes are capped and charged to the ledger as Tag::kPrefix; the least
-// recently used entry leaves first. With a folder it is written there, and its bytes stay charged until that is done.
-// Owned by the scheduler; one thread, the engine's.
+// recently used entry leaves first. With a shelf on the SSD it is written there, and its bytes stay charged until that
+// is done. Owned by the scheduler; one thread, the engine's.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "base/token_id.h"
-#include "engine/prefix_folder.h"
+#include "engine/prefix_shelf.h"
 #include "kv/sequence.h"
 #include "memory/ledger.h"
 
@@ -27,10 +27,13 @@ class PrefixStore {
   // A shorter common beginning is not worth an entry.
   static constexpr uint32_t kCommonTokensMin = 16;
   static constexpr size_t kEntriesMax = 256;
+  // Of what is written behind, a file may hold 4/5 at most: so what is written for a conversation that grows, until it
+  // leaves memory, is less than five times what it comes to.
+  static constexpr uint32_t kGrowthPartMin = 5;
 
-  // `ledger` and `folder`, which may be null and else is attached, outlive this.
-  PrefixStore(memory::Ledger& ledger, uint64_t bytes_max, PrefixFolder* folder = nullptr)
-      : ledger_(ledger), bytes_max_(bytes_max), folder_(folder) {}
+  // `ledger` and `shelf`, which may be null, outlive this.
+  PrefixStore(memory::Ledger& ledger, uint64_t bytes_max, PrefixShelf* shelf = nullptr)
+      : ledger_(ledger), bytes_max_(bytes_max), shelf_(shelf) {}
 
   struct Match {
     uint64_t entry = 0;
@@ -47,6 +50,14 @@ class PrefixStore {
   void keep(const std::string& user, std::span<const TokenId> tokens, std::unique_ptr<kv::Sequence> sequence);
 
   // kLater: what leaves is still being written.
+  // True: its sequence is being written, cannot be taken yet, and will be free soon; the shelf wakes.
+  [[nodiscard]] bool withheld(const Match& match);
+  // Has an entry that was last used before `before` written while it stays; each is tried once, one at a time, the last
+  // one first: to be called again and again while there is nothing else to do. To spare the disk, only where reading it
+  // beats computing what files do not hold, at `token_seconds` a token (0: not known), and that is a good part of it:
+  // a conversation that grows is not written anew with each turn.
+  void write_behind(FileTime before, double token_seconds);
+
   enum class Room : uint8_t { kNow, kLater, kNone };
   // Lets go of entries, least recently used ones first, until the ledger has or will have room for `bytes`.
   [[nodiscard]] Room make_room(uint64_t bytes, const std::optional<Match>& spared = std::nullopt);
@@ -66,15 +77,20 @@ class PrefixStore {
     memory::Reservation reservation;
     uint64_t number = 0;  // Ascending by last use.
     FileTime used;
+    bool tried = false;   // To write it behind,
+    uint64_t behind = 0;  // and as which.
   };
   [[nodiscard]] bool evict_oldest(const std::optional<Match>& spared = std::nullopt);
   void write(Entry& entry);
+  [[nodiscard]] bool lent(const Entry& entry) const {
+    return entry.behind != 0 && entry.behind == shelf_->behind();
+  }
   void remove(size_t index);
-  [[nodiscard]] uint64_t leaving_bytes() const { return folder_ != nullptr ? folder_->leaving_bytes() : 0; }
+  [[nodiscard]] uint64_t leaving_bytes() const { return shelf_ != nullptr ? shelf_->leaving_bytes() : 0; }
 
   memory::Ledger& ledger_;
   const uint64_t bytes_max_;
-  PrefixFolder* const folder_;
+  PrefixShelf* const shelf_;
   std::vector<Entry> entries_;  // By number.
   uint64_t bytes_ = 0;
   uint64_t uses_ = 0;

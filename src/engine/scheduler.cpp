@@ -181,8 +181,8 @@ Scheduler::Scheduler(Engine& engine, const text::Tokenizer* tokenizer, const Sch
           "mlx_flash_inter_token_seconds", "Between two tokens of one answer.", Metrics::seconds_buckets())),
       batch_rows_(metrics.histogram("mlx_flash_batch_rows", "Tokens per forward pass.",
                                     {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096})),
-      folder_(options_.prefix_folder),
-      prefixes_(ledger_, std::min(options_.prefix_bytes, options_.kv_bytes), folder_),
+      shelf_(make_shelf()),
+      prefixes_(ledger_, std::min(options_.prefix_bytes, options_.kv_bytes), shelf_.get()),
       logits_(uint64_t{options_.parallel} * engine.model().spec().vocab),
       turn_(options_.turns) {
   thread_ = std::thread([this] { run(); });
@@ -273,16 +273,18 @@ void Scheduler::run() {
     turn_.border();
     return interrupted();
   });
-  attach_folder();
   while (!stopping_) {
     collect();
     collect_restored();
     drop_cancelled();
     admit();
     // So that those that grow seldom wait for a write.
-    if (folder_ != nullptr && !running_.empty()) (void)prefixes_.make_room(ahead_bytes_);
+    if (shelf_ != nullptr && !running_.empty()) (void)prefixes_.make_room(ahead_bytes_);
+    if (shelf_ != nullptr) shelf_->set_working(!running_.empty() || !waiting_.empty());
     if (!step()) {
       turn_.end();
+      if (running_.empty() && waiting_.empty())
+        prefixes_.write_behind(FileTime::clock::now() - options_.prefix_settle, prompt_token_seconds_);
       // Nothing says that it is still so, and who asks for health first sends nothing that could find out.
       if (!last_error_.empty() && Clock::now() - failed_at_ > kErrorLasts) last_error_.clear();
       wakeup_->wait(kIdleWait);
@@ -302,13 +304,14 @@ void Scheduler::run() {
   publish();
   engine_.model().interrupt_when({});
   prefixes_.clear();
-  if (folder_ != nullptr) folder_->detach();
+  shelf_.reset();  // By the thread that made what is handed over.
 }
 
-void Scheduler::attach_folder() {
-  if (folder_ == nullptr) return;
-  folder_->attach(engine_.cache_maker(), engine_.model().make_sequence(options_.context_max)->geometry(),
-                  [wakeup = wakeup_] { wakeup->wake(); });
+std::unique_ptr<PrefixShelf> Scheduler::make_shelf() {
+  if (options_.prefix_folder == nullptr) return nullptr;
+  return options_.prefix_folder->attach(engine_.cache_maker(),
+                                        engine_.model().make_sequence(options_.context_max)->geometry(),
+                                        [wakeup = wakeup_] { wakeup->wake(); });
 }
 
 void Scheduler::collect() {
@@ -358,6 +361,7 @@ bool Scheduler::admit_task(size_t index) {
   const std::optional<PrefixStore::Match> kept = prefixes_.find(task.submission.user, task.tokens);
   if (const Restore restore = restore_task(index, wanted, kept ? kept->tokens : 0); restore != Restore::kNo)
     return restore == Restore::kBegun;
+  if (kept && prefixes_.withheld(*kept)) return false;
   const uint64_t freed = kept ? std::min(kept->bytes, bytes) : 0;
   if (prefixes_.make_room(bytes - freed, kept) != PrefixStore::Room::kNow) return false;
   std::unique_ptr<kv::Sequence> sequence =
@@ -404,8 +408,8 @@ void Scheduler::give_sequence(Task& task, std::unique_ptr<kv::Sequence> sequence
 // the one in memory.
 Scheduler::Restore Scheduler::restore_task(size_t index, uint32_t wanted, uint32_t kept_tokens) {
   Task& task = *waiting_[index];
-  if (folder_ == nullptr || task.unrestorable) return Restore::kNo;
-  const std::optional<PrefixFolder::Match> match = folder_->find(task.submission.user, task.tokens);
+  if (shelf_ == nullptr || task.unrestorable) return Restore::kNo;
+  const std::optional<PrefixShelf::Match> match = shelf_->find(task.submission.user, task.tokens);
   if (!match || match->tokens < kept_tokens + PrefixStore::kCommonTokensMin) return Restore::kNo;
   const double gained = prompt_token_seconds_ * (match->tokens - kept_tokens);
   if (gained != 0.0 && gained < match->seconds) return Restore::kNo;
@@ -414,8 +418,9 @@ Scheduler::Restore Scheduler::restore_task(size_t index, uint32_t wanted, uint32
   if (prefixes_.make_room(bytes) != PrefixStore::Room::kNow) return Restore::kLater;
   Result<memory::Reservation> reservation = ledger_.reserve(memory::Tag::kKv, bytes);
   std::unique_ptr<kv::Sequence> sequence = engine_.model().make_sequence(options_.context_max);
-  const Status fits = sequence->restore(match->length, match->layout);
-  if (!fits && fits.error().code == ErrorCode::kCorrupt) folder_->refuse(*match, fits.error());
+  // Its memory is only mapped here: whoever reads into it touches it.
+  const Status fits = reservation ? sequence->restore(match->length, match->layout) : Status();
+  if (!fits && fits.error().code == ErrorCode::kCorrupt) shelf_->refuse(*match, fits.error());
   if (!reservation || !fits) {
     task.unrestorable = true;
     wakeup_->wake();
@@ -424,13 +429,13 @@ Scheduler::Restore Scheduler::restore_task(size_t index, uint32_t wanted, uint32
   task.restores = ++restores_;
   task.restored_tokens = match->tokens;
   start_task(index);
-  folder_->read(*match, restores_, std::move(sequence), std::move(*reservation));
+  shelf_->read(*match, restores_, std::move(sequence), std::move(*reservation));
   return Restore::kBegun;
 }
 
 void Scheduler::collect_restored() {
-  if (folder_ == nullptr) return;
-  for (PrefixFolder::Restored& restored : folder_->collect()) {
+  if (shelf_ == nullptr) return;
+  for (PrefixShelf::Restored& restored : shelf_->collect()) {
     const auto found = std::find_if(running_.begin(), running_.end(),
                                     [&](const auto& one) { return one->restores == restored.ticket; });
     if (found == running_.end()) continue;  // Cancelled.
@@ -485,7 +490,7 @@ bool Scheduler::make_room(Task& task, uint32_t rows) {
     const PrefixStore::Room room = prefixes_.make_room(needed - task.reservation.bytes());
     if (room == PrefixStore::Room::kNow) continue;
     // What is with the disk comes back; it leaves this step out.
-    if (room == PrefixStore::Room::kLater || (folder_ != nullptr && folder_->reading())) return false;
+    if (room == PrefixStore::Room::kLater || (shelf_ != nullptr && shelf_->reading())) return false;
     const bool itself = running_.back().get() == &task;
     preempt_youngest();
     if (itself) return false;

@@ -47,7 +47,9 @@ struct SchedulerOptions {
   uint32_t context_max = 0;  // Tokens of one request, prompt and answer. REQUIRES: at least 2.
   uint64_t kv_bytes =
       0;  // For keys and values, kept prefixes included; 0: what `parallel` full contexts take.
-  uint64_t prefix_bytes = UINT64_MAX;     // Of them, for kept prefixes at most.
+  uint64_t prefix_bytes = UINT64_MAX;  // Of them, for kept prefixes at most.
+  // They are written there before they have to go, too, once they were not used for so long and nothing runs.
+  std::chrono::milliseconds prefix_settle{10'000};
   PrefixFolder* prefix_folder = nullptr;  // Where they go from there; null: nowhere. Outlives the scheduler.
   // While others decode: the part of the time that reading prompts may take, and tokens of a prompt per step where all
   // weights are in memory. Streamed weights are read once per step, so there steps take as much as the model allows.
@@ -176,7 +178,7 @@ class Scheduler {
   enum class Restore : uint8_t { kBegun, kLater, kNo };
   [[nodiscard]] Restore restore_task(size_t index, uint32_t wanted, uint32_t kept_tokens);
   void collect_restored();
-  void attach_folder();
+  [[nodiscard]] std::unique_ptr<PrefixShelf> make_shelf();
   // Indices of waiting_ in the order in which they will be admitted.
   [[nodiscard]] std::vector<size_t> turns() const;
   [[nodiscard]] bool step();
@@ -227,7 +229,7 @@ class Scheduler {
   std::atomic<bool> stopping_{false};                 // Set by stop(), read by the engine's thread; seq_cst.
 
   // The engine's thread only.
-  PrefixFolder* folder_ = nullptr;  // Once attached.
+  std::unique_ptr<PrefixShelf> shelf_;  // Null: nothing is kept on the disk.
   PrefixStore prefixes_;
   TaskList waiting_;  // By arrival.
   TaskList running_;  // In order of admission.

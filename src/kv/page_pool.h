@@ -4,11 +4,18 @@
 // once in use together, and not each size's own peak. Owned by the model, borrowed by its sequences, which it outlives.
 // One thread (the engine's). Pages are 64-byte aligned; a fresh page is zeroed and a reused one holds old finite
 // values, so that kernels may read the rest of a partly filled page without meeting a NaN. Sizes are in bytes.
+//
+// A sequence grows by a page at a time. One that comes back whole takes what is free and the rest as a run: one
+// mapping, of huge pages where the system gives them, that another thread may touch. Its pages then live as all others
+// do; the last one that goes back to the system takes the mapping with it.
 #pragma once
 
 #include <cstdint>
-#include <memory>
+#include <optional>
+#include <span>
 #include <vector>
+
+#include "platform/huge_memory.h"
 
 namespace mlxf::kv {
 
@@ -24,6 +31,12 @@ class PagePool {
   // `page` came from take(bytes).
   void give_back(uint16_t* page, uint64_t bytes);
 
+  // Until end_run(), fresh pages that consist of whole pages of the system, `bytes_max` of them at most, lie one behind
+  // the other in the order of their taking, in memory that nobody has touched.
+  void begin_run(uint64_t bytes_max);
+  // That memory, which counts as the pages in it do. Who gives it work to another thread touches none of it before.
+  std::span<uint8_t> end_run();
+
   // All pages, in use or waiting for reuse.
   [[nodiscard]] uint64_t bytes() const { return bytes_; }
   [[nodiscard]] uint64_t free_bytes() const { return free_bytes_; }
@@ -34,11 +47,22 @@ class PagePool {
     uint64_t pages = 0;                 // In use or free.
     std::vector<uint16_t*> free_pages;  // Has room for all of them, so that giving back takes no memory.
   };
+  struct Run {
+    platform::HugeMemory memory;
+    uint64_t taken_bytes = 0;
+    uint64_t pages = 0;  // In use or free.
+  };
   SizeClass& size_class(uint64_t bytes);
-  // Gives at least `bytes` of free pages that are not of `size` back to the system, where there are so many.
-  void free_others(const SizeClass& size, uint64_t bytes);
+  // Null: it has to be taken otherwise.
+  [[nodiscard]] uint16_t* take_from_run(uint64_t bytes);
+  // Gives at least `bytes` of free pages that are not of `size` (null: of any) back to the system, where there are so
+  // many.
+  void free_others(const SizeClass* size, uint64_t bytes);
+  void free_page(uint16_t* page, uint64_t bytes);
 
   std::vector<SizeClass> classes_;
+  std::vector<Run> runs_;
+  std::optional<Run> open_;  // Between begin_run() and end_run().
   uint64_t bytes_ = 0;
   uint64_t free_bytes_ = 0;
 };

@@ -9,8 +9,7 @@ namespace mlxf::kv {
 
 Recurrent::Recurrent(PagePool& pool, const RecurrentShape& shape, Element) : pool_(pool), shape_(shape) {}
 
-bool Recurrent::grow(uint32_t positions) {
-  if (positions == 0 || !states_.empty()) return true;
+bool Recurrent::take_states() {
   while (states_.size() < RecurrentShape::kStates) {
     uint16_t* memory = pool_.take(shape_.state_bytes());
     if (memory == nullptr) {
@@ -19,6 +18,12 @@ bool Recurrent::grow(uint32_t positions) {
     }
     states_.push_back({memory, 0, false});
   }
+  return true;
+}
+
+bool Recurrent::grow(uint32_t positions) {
+  if (positions == 0 || !states_.empty()) return true;
+  if (!take_states()) return false;
   std::fill_n(states_[0].values(), shape_.state_floats, 0.0f);
   states_[0].holds = true;
   current_ = 0;
@@ -150,7 +155,8 @@ Status Recurrent::restore(uint32_t length, std::span<const uint32_t>& layout) {
     before = positions[i];
   }
   if (!fits) return fail(ErrorCode::kCorrupt, "a recurrent layer's states are not at its borders");
-  if (!grow(length)) return fail(ErrorCode::kOutOfBudget, "no memory for recurrent states");
+  // Not as grow() does: who restores touches no memory.
+  if (!take_states()) return fail(ErrorCode::kOutOfBudget, "no memory for recurrent states");
   for (uint32_t i = 0; i < count; ++i) {
     states_[i].position = positions[i];
     states_[i].holds = true;

@@ -79,6 +79,8 @@ class Recurrent {
     bool holds = false;
     [[nodiscard]] float* values() const { return reinterpret_cast<float*>(memory); }
   };
+  [[nodiscard]] bool
+  take_states();  // Where there are none; what they hold is undefined. False without memory.
   [[nodiscard]] uint32_t free_state() const;
   // Those that a copy needs, by position: the current one is the last.
   [[nodiscard]] std::vector<State> held() const;

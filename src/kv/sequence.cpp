@@ -26,7 +26,7 @@ Cache make_cache(PagePool&, const NoShape&, Element) { return NoCache{}; }
 }  // namespace
 
 Sequence::Sequence(PagePool& pool, std::span<const LayerShape> layers, uint32_t context_max, Element element)
-    : context_max_(context_max), element_(element) {
+    : pool_(pool), context_max_(context_max), element_(element) {
   layers_.reserve(layers.size());
   for (const LayerShape& layer : layers)
     layers_.push_back(std::visit([&](const auto& shape) { return make_cache(pool, shape, element); }, layer));
@@ -128,11 +128,14 @@ Status Sequence::restore(uint32_t length, std::span<const uint32_t> layout) {
   if (length == 0 || length > context_max_)
     return fail(ErrorCode::kInvalidArgument, "a context of " + std::to_string(context_max_) +
                                                  " tokens cannot take " + std::to_string(length));
+  pool_.begin_run(missing_bytes(length));
   for (size_t i = 0; i < layers_.size() && status; ++i)
     status = std::visit([&](auto& cache) { return cache.restore(length, layout); }, layers_[i]);
   if (status && !layout.empty()) status = fail(ErrorCode::kCorrupt, "the layout is of more layers");
+  const std::span<uint8_t> untouched = pool_.end_run();
   if (status) {
     length_ = length;
+    untouched_ = untouched;
   } else {
     for (auto& layer : layers_) std::visit([](auto& cache) { cache.shrink(0); }, layer);
   }

@@ -70,6 +70,9 @@ class Sequence {
   // undefined. kCorrupt for a layout that no sequence of this geometry has, kInvalidArgument beyond context_max,
   // kOutOfBudget without memory; then it is empty. REQUIRES: an empty sequence.
   [[nodiscard]] Status restore(uint32_t length, std::span<const uint32_t> layout);
+  // Of what restore() has taken, the memory that nobody has touched yet: a thread that writes contents() may do that
+  // before, all at once. Pages that lay free are not in it, nor those that are smaller than the system's.
+  [[nodiscard]] std::span<uint8_t> untouched() const { return untouched_; }
 
   // Bytes of pages and states held.
   [[nodiscard]] uint64_t bytes() const;
@@ -79,10 +82,12 @@ class Sequence {
                                           uint32_t positions, uint32_t chunk);
 
  private:
+  PagePool& pool_;
   const uint32_t context_max_;
   const Element element_;
   std::vector<std::variant<Pages, LatentPages, Recurrent, NoCache>> layers_;
   uint32_t length_ = 0;
+  std::span<uint8_t> untouched_;
 };
 
 }  // namespace mlxf::kv

@@ -1,10 +1,14 @@
 #include "kv/sequence.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <memory>
+#include <thread>
 #include <vector>
+
+#include "platform/huge_memory.h"
 
 namespace mlxf::kv {
 namespace {
@@ -205,6 +209,38 @@ TEST_F(Copies, RefuseALayoutThatNoSequenceHas) {
   EXPECT_TRUE(refused(layout, 0));
   EXPECT_TRUE(refused(layout, 1001)) << "beyond the context";
   EXPECT_TRUE(refused(layout, 299)) << "the state is not of this length";
+}
+
+long faults() {
+  rusage usage{};
+  getrusage(RUSAGE_THREAD, &usage);
+  return usage.ru_minflt;
+}
+
+// The engine's thread has others to serve: what a restored sequence lies in is another thread's work.
+TEST(Sequence, WhoRestoresOneTouchesNoneOfItsMemory) {
+  const std::vector<LayerShape> layers = {PageShape{8, 128, 128, 0}, RecurrentShape{uint64_t{1} << 20},
+                                          LatentShape{576}, PageShape{8, 128, 64, 1000}};
+  PagePool pool;
+  Sequence sequence(pool, layers, 4096);
+  const Words layout = {0, 1, 4096, 47};
+  long before = faults();
+  ASSERT_TRUE(sequence.restore(4096, layout));
+  EXPECT_LT(faults() - before, 200) << "of " << sequence.bytes() / 4096 << " pages";
+  EXPECT_EQ(sequence.untouched().size(), sequence.bytes());
+  std::thread([&] { platform::touch(sequence.untouched()); }).join();
+  before = faults();
+  for (const std::span<uint8_t> part : sequence.contents()) std::fill(part.begin(), part.end(), uint8_t{1});
+  EXPECT_LT(faults() - before, 200);
+  // What lies free is taken again as it is.
+  ASSERT_TRUE(sequence.truncate(0));
+  Sequence second(pool, layers, 4096);
+  before = faults();
+  ASSERT_TRUE(second.restore(4096, layout));
+  EXPECT_TRUE(second.untouched().empty());
+  EXPECT_EQ(second.contents().front().front(), 1);
+  EXPECT_LT(faults() - before, 200);
+  EXPECT_EQ(pool.bytes(), second.bytes());
 }
 
 TEST_F(Copies, TellShapesApart) {

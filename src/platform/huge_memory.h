@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "base/result.h"
 
@@ -24,11 +25,24 @@ class HugeMemory {
 
   [[nodiscard]] uint8_t* data() const { return data_; }
   [[nodiscard]] uint64_t bytes() const { return bytes_; }
+  // Gives all behind the first `bytes`, rounded up to the system's page, back to the system.
+  void shrink(uint64_t bytes);
 
  private:
-  [[nodiscard]] static Result<HugeMemory> map(uint64_t bytes, uint64_t granule);
+  [[nodiscard]] static Result<HugeMemory> map(uint64_t bytes);
   uint8_t* data_ = nullptr;
   uint64_t bytes_ = 0;
 };
+
+// The system's own page, in bytes.
+[[nodiscard]] uint64_t small_page_bytes();
+
+// Has the system back anonymous memory with pages now, on this thread, and not at the first access; its contents stay.
+// In one call where the kernel has one for it.
+void touch(std::span<uint8_t> memory);
+
+// Gives whole small pages of anonymous memory back to the system, which gives zeroed ones at the next access.
+// REQUIRES: both ends lie at borders of small pages.
+void let_go(std::span<uint8_t> memory);
 
 }  // namespace mlxf::platform

@@ -564,18 +564,13 @@ ModelHost::Opened ModelHost::open_now(Place& place) {
   uint64_t held_min = 0;
   {
     const MutexLock lock(mutex_);
-    for (const auto& one : places_) {
-      if (one->model == nullptr) continue;
-      held_min += one->claim.bytes();
-      if (one->has_prefix_folder) options.scheduler.prefix_folder = nullptr;
-    }
+    for (const auto& one : places_)
+      if (one->model != nullptr) held_min += one->claim.bytes();
   }
   if (held_min != 0) held_min += base_bytes_;
   options.scheduler.turns = &turns_;
   Opened opened = open_served(place.source, options, held_min, metrics_);
   if (!opened) platform::return_free_memory();
-  const MutexLock lock(mutex_);
-  place.has_prefix_folder = opened && options.scheduler.prefix_folder != nullptr;
   return opened;
 }
 
@@ -592,7 +587,6 @@ bool ModelHost::unload(Place& place, State next, const std::string& why) {
   let_go(std::move(model), *place.uses, why);
   const MutexLock lock(mutex_);
   place.claim.release();
-  place.has_prefix_folder = false;
   return true;
 }
 

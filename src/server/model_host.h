@@ -172,7 +172,6 @@ class ModelHost {
     std::optional<ModelNeed> need;                       // While it is wanted.
     std::vector<Waiting> waiting;
     memory::Reservation claim;
-    bool has_prefix_folder = false;
     [[nodiscard]] bool ready() const { return model != nullptr && !leaving; }
     [[nodiscard]] Clock::time_point last_used() const;
     [[nodiscard]] std::optional<std::chrono::milliseconds> expires_in() const;

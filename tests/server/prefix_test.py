@@ -10,6 +10,7 @@ import threading
 import time
 import unittest
 
+from models_test import ALPHA, make_home
 from serving import Server
 
 BEGINNING = "The old man walked along the shore and looked at the sea. " * 6
@@ -33,7 +34,7 @@ class PrefixCache(unittest.TestCase):
         return Server("--max-context", "512", "--prefix-cache", str(self.folder), *flags, **options)
 
     def files(self):
-        return sorted(self.folder.glob("*.prefix"))
+        return sorted(self.folder.glob("*.model/*.prefix"))
 
     def test_over_a_restart(self):
         with self.serve() as server:
@@ -71,12 +72,38 @@ class PrefixCache(unittest.TestCase):
         with self.serve("--activations", "f32") as server:
             self.assertEqual(ask(server, QUESTION)[1], 0, "other arithmetic, other bits")
 
+    def test_several_models_at_once(self):
+        with tempfile.TemporaryDirectory() as home:
+            env = make_home(home)
+            other = {**QUESTION, "model": ALPHA}
+            with self.serve(env=env) as server:
+                first, cached = ask(server, QUESTION)
+                self.assertEqual(cached, 0)
+                said, cached = ask(server, other)
+                self.assertEqual(cached, 0)
+                self.assertEqual(server.metric("mlx_flash_models_loaded"), 2)
+            folders = {path.parent for path in self.files()}
+            self.assertEqual((len(self.files()), len(folders)), (2, 2))
+            self.assertEqual({path.stat().st_mode & 0o777 for path in folders}, {0o700})
+            with self.serve(env=env) as server:
+                for body, text in ((other, said), (QUESTION, first)):
+                    again, cached = ask(server, body)
+                    self.assertEqual(again, text)
+                    self.assertGreater(cached, 60)
+                self.assertEqual(server.metric("mlx_flash_models_loaded"), 2)
+                self.assertEqual(server.metric("mlx_flash_prefix_disk_hits_total"), 2)
+                self.assertEqual(server.request("POST", "/release", {"model": ALPHA})[0], 200)
+                again, cached = ask(server, other)
+                self.assertEqual(again, said)
+                self.assertGreater(cached, 60)
+            self.assertEqual({path.parent for path in self.files()}, folders)
+
     def test_keys_keep_what_is_theirs_wherever_they_stand(self):
         keys = self.folder.with_name("keys")
         keys.write_text("anna-key\nbert-key\n")
         with self.serve("--api-key-file", str(keys)) as server:
             first, _ = ask(server, QUESTION, "anna-key")
-        for path in self.folder.iterdir():
+        for path in [self.folder / "salt", *self.files()]:
             self.assertNotIn(b"anna", path.read_bytes())
         keys.write_text("bert-key\nanna-key\n")
         with self.serve("--api-key-file", str(keys)) as server:
@@ -89,7 +116,8 @@ class PrefixCache(unittest.TestCase):
 
     def test_says_what_cannot_be(self):
         for flags, words in ((("--prefix-cache-size", "much"), "--prefix-cache-size much is no size"),
-                             (("--prefix-cache-size", "50%"), "--prefix-cache-size 50% is no size")):
+                             (("--prefix-cache-size", "50%"), "--prefix-cache-size 50% is no size"),
+                             (("--prefix-cache-after", "-1"), "--prefix-cache-after")):
             with self.assertRaisesRegex(AssertionError, words):
                 self.serve(*flags)
         with self.serve():
@@ -122,7 +150,7 @@ class PrefixCache(unittest.TestCase):
         restored = written = killed_writing = 0
         for _ in range(int(os.environ.get("MLXF_KILLS", "8"))):
             with self.serve(*flags) as server:
-                self.assertEqual(list(self.folder.glob("*part*")), [], "leftovers are removed")
+                self.assertEqual(list(self.folder.glob("**/*part*")), [], "leftovers are removed")
                 self.assertEqual(server.metric("mlx_flash_prefix_disk_rejected_total"), 0, server.text())
                 for index in random.sample(range(8), random.randrange(3, 7)):
                     # Answers of other lengths are other sequences, which are written, too.
@@ -136,17 +164,37 @@ class PrefixCache(unittest.TestCase):
                            for index in random.sample(range(8), 4)]
                 for thread in threads:
                     thread.start()
-                while any(thread.is_alive() for thread in threads) and not list(self.folder.glob("*.part-*")):
+                while any(thread.is_alive() for thread in threads) and not list(self.folder.glob("*/*.part-*")):
                     time.sleep(0)  # No longer: a file is being written for a few milliseconds only.
                 server.process.kill()
                 for thread in threads:
                     thread.join()
                 server.process.wait(60)
                 self.assertEqual(server.process.returncode, -signal.SIGKILL, server.text())
-                killed_writing += len(list(self.folder.glob("*.part-*")))
+                killed_writing += len(list(self.folder.glob("*/*.part-*")))
         print(f"{written} written, {restored} restored, killed {killed_writing} times while a file was written")
         self.assertGreater(written, 5)
         self.assertGreater(restored, 5)
+
+    def test_killed_after_it_was_idle(self):
+        question = {**QUESTION, "prompt": BEGINNING * 4}  # Long enough that reading it beats computing it.
+        with self.serve("--prefix-cache-after", "0") as server:
+            first, _ = ask(server, question)
+            self.assertTrue(server.await_metric("mlx_flash_prefix_disk_writes_total", 1, 30))
+            self.assertEqual(server.metric("mlx_flash_prefix_disk_entries"), 1)
+            self.assertGreater(server.metric("mlx_flash_prefix_bytes"), 0, "it stays in memory, too")
+            again, cached = ask(server, question)
+            self.assertEqual(again, first)
+            self.assertGreater(cached, 200)
+            self.assertEqual(server.metric("mlx_flash_prefix_disk_hits_total"), 0)
+            server.process.kill()
+            server.process.wait(60)
+        with self.serve() as server:
+            again, cached = ask(server, question)
+            self.assertEqual(again, first)
+            self.assertGreater(cached, 200)
+            self.assertEqual(server.metric("mlx_flash_prefix_disk_hits_total"), 1)
+            self.assertEqual(server.metric("mlx_flash_prefix_disk_rejected_total"), 0)
 
     @staticmethod
     def ask_the_doomed(server, body):
