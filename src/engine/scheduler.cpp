@@ -219,8 +219,7 @@ Result<Ticket> Scheduler::submit(Submission submission) {
       return fail(ErrorCode::kUnavailable,
                   "the queue is full: " + std::to_string(waiting_count_) + " requests are waiting");
     task->arrival = arrivals_++;
-    task->channel->position.store(waiting_count_, std::memory_order_relaxed);
-    ++waiting_count_;
+    task->channel->position.store(waiting_count_++, std::memory_order_relaxed);
     ++outstanding_;
     inbox_.push_back(std::move(task));
   }
