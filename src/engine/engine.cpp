@@ -136,7 +136,9 @@ void Engine::adapt_memory() {
   const auto reading = memory_source_->read();
   if (!reading) return;  // The budget holds all the same.
   model::WeightStream& weights = *model_->resizable();
-  const uint64_t held = platform::own_memory_bytes(), touched = weights.room().touched_bytes;
+  // Not by room(), which takes memory to find out.
+  const uint64_t slots = weights.cache() != nullptr ? weights.cache()->touched_bytes() : 0;
+  const uint64_t held = platform::own_memory_bytes(), touched = weights.layer_bytes() + slots;
   const uint64_t others = std::max(reserved_bytes_, held - std::min(held, touched));
   const memory::Decision decision = governor_->decide(*reading, {touched, others}, now);
   switch (decision.cause) {
