@@ -57,9 +57,11 @@ Result<std::unique_ptr<Engine>> Engine::open(const std::string& path, const Engi
   if (options.memory_budget != 0) {
     ASSIGN_OR_RETURN(engine->storage_, storage::open_storage(options.storage));
     load.memory.budget_bytes = options.memory_budget;
-    load.memory.held_bytes_min = options.held_bytes_min != 0
-                                     ? options.held_bytes_min + engine->tokenizer_bytes_
-                                     : platform::own_memory_bytes() + kept_bytes;
+    if (options.held_bytes_min != 0) {
+      load.memory.held_bytes_min = options.held_bytes_min + engine->tokenizer_bytes_;
+    } else if (kept_bytes != 0) {
+      load.memory.held_bytes_min = platform::own_memory_bytes() + kept_bytes;
+    }
     load.memory.storage = engine->storage_.get();
     load.memory.granule_bytes = options.granule_bytes;
     load.memory.context_tokens = options.context_tokens;
