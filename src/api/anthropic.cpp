@@ -79,10 +79,13 @@ void read_output(Fields& fields, Call& call, text::RenderOptions& render) {
   warn_of_unknown(config, call);
 }
 
-void refuse_what_is_missing(Fields& fields) {
+void refuse_what_is_missing(Fields& fields, Call& call) {
   fields.refuse("mcp_servers", "is not supported");
   fields.refuse("container", "is not supported");
-  for (const char* name : {"metadata", "service_tier", "inference_geo", "cache_control"}) fields.accept(name);
+  fields.warn("service_tier", {"auto", "standard_only"}, call.warnings);
+  fields.warn("inference_geo", {}, call.warnings);
+  // What may be kept of a prompt is kept anyway.
+  for (const char* name : {"metadata", "cache_control"}) fields.accept(name);
 }
 
 // The system prompt, then the messages.
@@ -106,7 +109,7 @@ tl::expected<OrderedJson, ApiError> read_messages(Fields& fields, Call& call) {
   if (const Json* system = fields.find("system")) all.push_back({{"role", "system"}, {"content", *system}});
   const Json turns = plain_turns(*messages, call.warnings);
   all.insert(all.end(), turns.begin(), turns.end());
-  return chat_messages(all);
+  return chat_messages(all, call.warnings);
 }
 
 tl::expected<Call, ApiError> parse(const Json& body, bool needs_max_tokens) {
@@ -128,7 +131,7 @@ tl::expected<Call, ApiError> parse(const Json& body, bool needs_max_tokens) {
   ChatPrompt chat;
   read_thinking(fields, call, chat.render);
   read_tools(fields, Protocol::kAnthropic, call, chat.render);
-  refuse_what_is_missing(fields);
+  refuse_what_is_missing(fields, call);
   read_context_management(fields, call);
   read_output(fields, call, chat.render);
   auto messages = read_messages(fields, call);

@@ -49,6 +49,7 @@ TEST(AnthropicRequest, WarnsOfWhatHasNoEffect) {
   const auto call =
       parse_anthropic_message(json(R"({"max_tokens": 1, "messages": [{"role": "user", "content": "a"}],
       "thinking": {"type": "adaptive", "display": "omitted", "depth": 1}, "output_config": {"effort": "low", "x": 1},
+      "service_tier": "auto", "inference_geo": "us", "metadata": {"user_id": "u"},
       "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"},
         {"type": "clear_tool_uses_20250919", "keep": {"type": "tool_uses", "value": 3}}]},
       "tools": [{"name": "f", "input_schema": {}, "defer_loading": true, "cache_control": {"type": "ephemeral"}}]})"));
@@ -57,6 +58,7 @@ TEST(AnthropicRequest, WarnsOfWhatHasNoEffect) {
               testing::UnorderedElementsAre(
                   "thinking.display ignored: thinking is shown", "unknown field thinking.depth ignored",
                   "unknown field output_config.x ignored", "tools[0].defer_loading ignored",
+                  "inference_geo has no effect here",
                   "context_management.edits ignored: the whole conversation is kept"));
   EXPECT_EQ(std::get<ChatPrompt>(call->prompt).render.variables.dump(), R"({"reasoning_effort":"low"})");
   EXPECT_EQ(call->repeated, json(R"({"context_management": {"applied_edits": []}})"));

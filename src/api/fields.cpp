@@ -10,6 +10,10 @@ namespace {
 
 constexpr int kDepthMax = 64;
 constexpr uint64_t kBodyBytesMax = uint64_t{64} << 20;
+// Of values in memory: four million tokens, 600,000 members. A bodyful of "[]," would be half a gigabyte.
+constexpr uint64_t kTreeBytesMax = uint64_t{64} << 20;
+// What the allocator gives for a container with its first element's room, for a node of a map, and for an element.
+constexpr uint64_t kContainerBytes = 64, kMemberBytes = 96, kElementBytes = 16;
 
 // "10" for 10, "0.5" for 0.5.
 std::string number_text(double value) {
@@ -129,15 +133,46 @@ void Fields::refuse(std::string_view name, std::string_view why, const std::vect
   fail(ErrorKind::kUnsupported, name, std::string(why));
 }
 
+void Fields::warn(std::string_view name, const std::vector<Json>& harmless,
+                  std::vector<std::string>& warnings) {
+  const Json* value = find(name);
+  if (value == nullptr || std::find(harmless.begin(), harmless.end(), *value) != harmless.end()) return;
+  warnings.push_back(prefix_ + std::string(name) + " has no effect here");
+}
+
 std::vector<std::string> Fields::unknown() const {
   std::vector<std::string> names;
   for (const auto& [name, value] : object_.items())
-    if (asked_.find(name) == asked_.end()) names.push_back(prefix_ + name);
+    if (!value.is_null() && asked_.find(name) == asked_.end()) names.push_back(prefix_ + name);
   return names;
+}
+
+bool has_too_many_values(std::string_view json) {
+  uint64_t bytes = 0;
+  bool quoted = false;
+  for (size_t i = 0; i < json.size() && bytes <= kTreeBytesMax; ++i) {
+    const char c = json[i];
+    if (quoted) {
+      if (c == '\\') ++i;
+      quoted = c != '"';
+    } else if (c == '"') {
+      quoted = true;
+    } else if (c == '{' || c == '[') {
+      bytes += kContainerBytes;
+    } else if (c == ':') {
+      bytes += kMemberBytes;
+    } else if (c == ',') {
+      bytes += kElementBytes;
+    }
+  }
+  return bytes > kTreeBytesMax;
 }
 
 tl::expected<Json, ApiError> parse_body(const std::string& body) {
   if (body.empty()) return tl::unexpected<ApiError>({ErrorKind::kInvalidRequest, "missing request body"});
+  if (has_too_many_values(body))
+    return tl::unexpected<ApiError>(
+        {ErrorKind::kInvalidRequest, "the request body has too many values: send less at a time"});
   auto json = parse_json(body, {kBodyBytesMax, kDepthMax});
   if (!json) return tl::unexpected<ApiError>({ErrorKind::kInvalidRequest, json.error().message});
   if (!json->is_object())

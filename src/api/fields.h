@@ -39,6 +39,8 @@ class Fields {
 
   // Present with anything but `harmless` values: an error that says `why`.
   void refuse(std::string_view name, std::string_view why, const std::vector<Json>& harmless = {});
+  // Present with anything but `harmless` values: a warning that it has no effect.
+  void warn(std::string_view name, const std::vector<Json>& harmless, std::vector<std::string>& warnings);
   // Known and without any effect on an answer here.
   void accept(std::string_view name) { asked_.emplace(name); }
 
@@ -52,6 +54,10 @@ class Fields {
   std::set<std::string, std::less<>> asked_;
   std::optional<ApiError> error_;
 };
+
+// Whether the values of a JSON text would take much more memory than requests do, whatever their text takes. Before it
+// is parsed; in time linear in the text.
+[[nodiscard]] bool has_too_many_values(std::string_view json);
 
 // A request's body as an object, within the limits of a request.
 [[nodiscard]] tl::expected<Json, ApiError> parse_body(const std::string& body);

@@ -2,13 +2,17 @@
 
 #include <algorithm>
 #include <cctype>
+#include <iterator>
 #include <map>
+#include <set>
 #include <string>
+#include <string_view>
 
 namespace mlxf::api {
 namespace {
 
 using Unexpected = tl::unexpected<ApiError>;
+constexpr size_t kIgnoredMax = 32;  // Names of members that are told.
 
 Unexpected refused(ErrorKind kind, const std::string& where, const std::string& what) {
   return Unexpected({kind, where + " " + what, where});
@@ -92,6 +96,23 @@ std::optional<ApiError> check_role(const Json& message, const std::string& role,
   return std::nullopt;
 }
 
+// What a message says beside that; each name once.
+void warn_of_members(const Json& message, const std::string& where, std::set<std::string>& ignored,
+                     std::vector<std::string>& warnings) {
+  static constexpr std::string_view kKnown[] = {
+      "role",     "content",      "name",   "tool_calls",    "tool_call_id", "tool_name", "reasoning_content",
+      "thinking", "reasoning",    "images", "cache_control", "annotations",  "id",        "object",
+      "created",  "function_call"};
+  for (const auto& [name, value] : message.items()) {
+    if (std::find(std::begin(kKnown), std::end(kKnown), name) != std::end(kKnown)) continue;
+    if (value.is_null() || value == Json(false) || value == Json("") ||
+        (value.is_structured() && value.empty()))
+      continue;
+    if (ignored.size() < kIgnoredMax && ignored.insert(name).second)
+      warnings.push_back(std::string(where).append(".").append(name).append(" ignored"));
+  }
+}
+
 // Nine letters and digits, always the same for the same id: FNV-1a in base 36.
 std::string short_id(const std::string& id) {
   const auto is_plain = [](unsigned char c) { return std::isalnum(c) != 0; };
@@ -105,11 +126,12 @@ std::string short_id(const std::string& id) {
 
 }  // namespace
 
-tl::expected<OrderedJson, ApiError> chat_messages(const Json& messages) {
+tl::expected<OrderedJson, ApiError> chat_messages(const Json& messages, std::vector<std::string>& warnings) {
   if (!messages.is_array() || messages.empty())
     return refused(ErrorKind::kInvalidRequest, "messages", "must be a non-empty array");
   OrderedJson out = OrderedJson::array();
   std::map<std::string, std::string> names;  // Of the functions called, by the call's id.
+  std::set<std::string> ignored;
   for (size_t i = 0; i < messages.size(); ++i) {
     const std::string where = "messages[" + std::to_string(i) + "]";
     const Json& message = messages[i];
@@ -117,6 +139,7 @@ tl::expected<OrderedJson, ApiError> chat_messages(const Json& messages) {
     if (!role) return refused(ErrorKind::kInvalidRequest, where + ".role", "must be a string");
     if (*role == "developer") role = "system";
     if (const auto error = check_role(message, *role, where)) return Unexpected(*error);
+    warn_of_members(message, where, ignored, warnings);
     auto text = message.contains("content") ? content_text(message["content"], where + ".content")
                                             : tl::expected<std::string, ApiError>("");
     if (!text) return Unexpected(text.error());

@@ -16,8 +16,9 @@ namespace mlxf::api {
 // An array of {"role", "content"[, "name"]} with content as one string. Content may be a string, null or an array of
 // text parts, which are joined by line ends; a developer counts as system. An assistant's turn may have "tool_calls",
 // with their arguments as objects, and "reasoning_content"; a tool's has "tool_call_id" and the function's "name" where
-// they are known. What is no text is an error naming it.
-[[nodiscard]] tl::expected<OrderedJson, ApiError> chat_messages(const Json& messages);
+// they are known. What is no text is an error naming it; other members that say something are told in `warnings`.
+[[nodiscard]] tl::expected<OrderedJson, ApiError> chat_messages(const Json& messages,
+                                                                std::vector<std::string>& warnings);
 
 // What some families' templates have in other forms: harmony's reasoning, Mistral's ids, DeepSeek's arguments.
 [[nodiscard]] OrderedJson adapted_messages(OrderedJson messages, text::CallStyle style);

@@ -83,8 +83,11 @@ void read_common(Fields& fields, Call& call, text::RenderOptions& render) {
   call.logprobs = fields.flag("logprobs").value_or(false);
   call.top_logprobs = static_cast<uint32_t>(fields.integer("top_logprobs", 0, 20).value_or(0));
   call.keep_alive = fields.duration("keep_alive");
-  for (const char* name : {"truncate", "shift"})  // A prompt is never cut here: it is refused.
-    fields.accept(name);
+  if (call.top_logprobs != 0 && !call.logprobs)
+    fields.fail(ErrorKind::kInvalidRequest, "top_logprobs", "needs logprobs to be true");
+  (void)fields.flag("truncate");  // A prompt that is too long is never cut here: it is refused.
+  if (fields.flag("shift").value_or(false))
+    call.warnings.emplace_back("shift has no effect: an answer ends where the context is full");
 }
 
 tl::expected<Call, ApiError> checked(const Fields& fields, Call call) {
@@ -114,6 +117,8 @@ tl::expected<Call, ApiError> parse_ollama_generate(const Json& body) {
   } else if (raw) {
     if (system && !system->empty())
       fields.fail(ErrorKind::kInvalidRequest, "system", "has no place in a raw prompt");
+    if (call.wants_reasoning)
+      fields.fail(ErrorKind::kUnsupported, "think", "has no place in a raw prompt: no template is applied");
     call.prompt = TextPrompt{prompt, true};
   } else {
     if (system && !system->empty()) chat.messages.push_back({{"role", "system"}, {"content", *system}});
@@ -137,7 +142,7 @@ tl::expected<Call, ApiError> parse_ollama_chat(const Json& body) {
     call.load_only = true;
     return checked(fields, std::move(call));
   }
-  auto plain = chat_messages(*messages);
+  auto plain = chat_messages(*messages, call.warnings);
   if (!plain) return Unexpected(plain.error());
   chat.messages = std::move(*plain);
   call.prompt = std::move(chat);

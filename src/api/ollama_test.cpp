@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "api/openai.h"
 #include "base/duration.h"
 
 namespace mlxf::api {
@@ -46,6 +47,8 @@ TEST(OllamaRequest, BecomesACall) {
   EXPECT_TRUE(thinks.wants_reasoning);
   EXPECT_EQ(std::get<ChatPrompt>(thinks.prompt).render.variables.dump(), R"({"reasoning_effort":"high"})");
   EXPECT_EQ(generate(R"({"model": "m", "prompt": "p", "options": {"num_predict": -1}})").max_tokens, 0u);
+  EXPECT_THAT(generate(R"({"model": "m", "prompt": "p", "truncate": true, "shift": true})").warnings,
+              ElementsAre("shift has no effect: an answer ends where the context is full"));
 }
 
 TEST(OllamaRequest, SaysHowLongTheModelIsKept) {
@@ -79,11 +82,25 @@ TEST(OllamaReply, SaysWhenTheModelExpires) {
   EXPECT_EQ(ollama_running(model, 1764381600)["expires_at"], "2025-11-29T02:00:00Z");
 }
 
+TEST(OllamaReply, AStreamThatHasBegunSaysWhatHasNoEffect) {
+  const Call call = generate(R"({"model": "m", "prompt": "p"})");
+  StreamState stream{"1", "m", 0};
+  const std::string text = stream_warnings(ollama_generate(), call, stream, {"a has no effect", "b"});
+  const Json line = json(text);
+  EXPECT_EQ(text.find('\n'), text.size() - 1) << "a line of its own";
+  EXPECT_EQ(line["warnings"], json(R"(["a has no effect", "b"])"));
+  EXPECT_EQ(line["response"], "");
+  EXPECT_EQ(line["done"], false);
+  EXPECT_EQ(stream_warnings(chat_completions(), call, stream, {"a has no effect", "b"}),
+            ": warning: a has no effect\n: warning: b\n\n");
+}
+
 TEST(OllamaRequest, NamesWhatItRefuses) {
   for (const char* field :
        {R"("suffix": "x")", R"("template": "x")", R"("context": [1])", R"("images": ["x"])",
         R"("think": "deeply")", R"("keep_alive": "soon")", R"("keep_alive": true)",
-        R"("options": {"temperature": -1})", R"("options": {"num_ctx": 0})", R"("stream": 1)"}) {
+        R"("options": {"temperature": -1})", R"("options": {"num_ctx": 0})", R"("stream": 1)",
+        R"("top_logprobs": 2)", R"("truncate": "yes")", R"("shift": 1)", R"("think": true, "raw": true)"}) {
     const auto call =
         parse_ollama_generate(json(R"({"model": "m", "prompt": "p", )" + std::string(field) + "}"));
     ASSERT_FALSE(call) << field;

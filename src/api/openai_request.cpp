@@ -76,7 +76,9 @@ void read_common(Fields& fields, Call& call) {
   call.max_tokens = as_count(fields.integer("max_tokens", 1, kMostTokens)).value_or(0);
   const auto n = fields.integer("n", 1, 128);
   if (n && *n != 1) fields.fail(ErrorKind::kUnsupported, "n", "must be 1: one answer is made per request");
-  for (const char* name : {"user", "metadata", "service_tier", "prompt_cache_key", "safety_identifier"})
+  fields.warn("service_tier", {"auto", "default"}, call.warnings);
+  for (const char* name :
+       {"user", "metadata", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"})
     fields.accept(name);
   fields.refuse("lora", "is not supported");
 }
@@ -166,7 +168,7 @@ tl::expected<Call, ApiError> parse_chat_completion(const Json& body) {
   const Json* messages = fields.find("messages");
   if (messages == nullptr)
     return Unexpected({ErrorKind::kInvalidRequest, "missing required field: messages", "messages"});
-  auto plain = chat_messages(*messages);
+  auto plain = chat_messages(*messages, call.warnings);
   if (!plain) return Unexpected(plain.error());
   chat.messages = std::move(*plain);
   call.prompt = std::move(chat);

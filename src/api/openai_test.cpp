@@ -33,7 +33,8 @@ TEST(OpenAiRequest, BecomesACall) {
       "temperature": 0.5, "top_p": 0.25, "top_k": 7, "seed": -1, "max_tokens": 5, "max_completion_tokens": 6,
       "stop": ["x", "y"], "stream": true, "stream_options": {"include_usage": true}, "logprobs": true,
       "top_logprobs": 2, "logit_bias": {"3": -100}, "reasoning_effort": "none", "n": 1, "tools": [],
-      "response_format": {"type": "text"}, "chat_template_kwargs": {"a": 1}, "user": "u", "surprise": 1})");
+      "response_format": {"type": "text"}, "chat_template_kwargs": {"a": 1}, "user": "u",
+      "service_tier": "flex", "surprise": 1})");
   EXPECT_EQ(std::get<ChatPrompt>(call.prompt).messages.dump(),
             R"([{"role":"system","content":"a"},{"role":"user","content":"b\nc","name":"n"},)"
             R"({"role":"assistant","content":""}])");
@@ -46,7 +47,8 @@ TEST(OpenAiRequest, BecomesACall) {
   EXPECT_THAT(call.stop, ElementsAre("x", "y"));
   EXPECT_TRUE(call.stream && call.include_usage && call.logprobs);
   EXPECT_THAT(call.sampling.logit_bias, ElementsAre(std::pair(3, -100.0f)));
-  EXPECT_THAT(call.warnings, ElementsAre("unknown field surprise ignored"));
+  EXPECT_THAT(call.warnings,
+              ElementsAre("service_tier has no effect here", "unknown field surprise ignored"));
 }
 
 TEST(OpenAiRequest, LeavesWhatIsNotSaidToTheModel) {
@@ -100,6 +102,23 @@ TEST(Fields, TellsWrongTypesRangesAndUnknownNames) {
   EXPECT_EQ(fields.integer("d", INT64_MIN, INT64_MAX), std::nullopt);
   fields.refuse("e", "is empty, which asks for nothing");
   EXPECT_THAT(fields.unknown(), ElementsAre("options.f"));
+}
+
+TEST(Fields, CountsTheMemoryOfValuesBeforeTheyAreParsed) {
+  const auto many = [](const std::string& part, size_t count) {
+    std::string text = "[";
+    for (size_t i = 0; i < count; ++i) text += part;
+    return text + "1]";
+  };
+  EXPECT_FALSE(has_too_many_values(many("[],", 500'000)));
+  EXPECT_TRUE(has_too_many_values(many("[],", 1'000'000)));
+  EXPECT_FALSE(has_too_many_values(many("12345,", 4'000'000))) << "tokens of a very long prompt";
+  EXPECT_TRUE(has_too_many_values(many("12345,", 4'200'000)));
+  EXPECT_TRUE(has_too_many_values(many(R"({"a":1},)", 500'000)));
+  EXPECT_FALSE(has_too_many_values("[\"" + many(R"([],\"{:\\)", 500'000))) << "in a string they are text";
+  const auto body = parse_body(R"({"messages": )" + many("[],", 1'000'000) + "}");
+  ASSERT_FALSE(body);
+  EXPECT_THAT(body.error().message, HasSubstr("too many values"));
 }
 
 TEST(Errors, HaveOneNameInEveryProtocol) {

@@ -29,6 +29,18 @@ std::string stream_error(Protocol protocol, const ApiError& error, const std::st
   return {};
 }
 
+std::string stream_warnings(const Endpoint& endpoint, const Call& call, StreamState& stream,
+                            const std::vector<std::string>& warnings) {
+  if (endpoint.protocol == Protocol::kOllama) {
+    Json line = parse_json(endpoint.heartbeat(call, stream)).value_or(Json::object());
+    line["warnings"] = warnings;
+    return dump_json(line) + "\n";
+  }
+  std::string out;
+  for (const std::string& warning : warnings) out.append(": warning: ").append(warning).append("\n");
+  return out + "\n";
+}
+
 std::string time_text(int64_t unix_seconds) {
   const std::time_t time = unix_seconds;
   std::tm parts{};

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "api/call.h"
 #include "api/errors.h"
@@ -65,6 +66,11 @@ struct Endpoint {
 [[nodiscard]] std::string_view stream_type(Protocol protocol);
 [[nodiscard]] std::string stream_error(Protocol protocol, const ApiError& error,
                                        const std::string& request_id);
+
+// What a stream that has begun already says of options that have no effect: comments, which clients read over; where
+// every line is an object, one without text that has `warnings`. Each of them is one line.
+[[nodiscard]] std::string stream_warnings(const Endpoint& endpoint, const Call& call, StreamState& stream,
+                                          const std::vector<std::string>& warnings);
 
 // One server-sent event.
 [[nodiscard]] std::string sse_data(std::string_view data);

@@ -273,8 +273,9 @@ void refuse_what_is_missing(Fields& fields, Call& call) {
       fields.fail(ErrorKind::kInvalidRequest, "truncation", "must be \"auto\" or \"disabled\"");
     call.warnings.push_back("truncation ignored: an input that is too long is refused, not shortened");
   }
-  for (const char* name : {"user", "service_tier", "prompt_cache_key", "prompt_cache_retention",
-                           "safety_identifier", "client_metadata"})
+  fields.warn("service_tier", {"auto", "default"}, call.warnings);
+  for (const char* name :
+       {"user", "prompt_cache_key", "prompt_cache_retention", "safety_identifier", "client_metadata"})
     fields.accept(name);
 }
 

@@ -221,7 +221,9 @@ Choice read_anthropic_choice(Fields& fields, Call& call) {
   const Json* given = fields.object("tool_choice");
   if (given == nullptr) return {};
   const std::string type = find_string(*given, "type").value_or("");
-  call.parallel_tool_calls = !find_bool(*given, "disable_parallel_tool_use").value_or(false);
+  Fields inner(*given, "tool_choice.");
+  call.parallel_tool_calls = !inner.flag("disable_parallel_tool_use").value_or(false);
+  if (inner.error()) fields.fail(inner.error()->kind, "tool_choice", "is refused: " + inner.error()->message);
   if (type == "auto") return {};
   if (type == "none") return {.may_call = false};
   if (type == "any") return {.must_call = true};

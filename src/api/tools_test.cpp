@@ -144,12 +144,14 @@ TEST(Tools, CanBeForcedAndHeldToTheirSchemas) {
 }
 
 TEST(Messages, CarryCallsAndTheirResults) {
+  std::vector<std::string> warnings;
   const auto messages = chat_messages(json(R"([{"role": "user", "content": "x"},
       {"role": "assistant", "content": null, "reasoning_content": "hm", "tool_calls": [{"id": "c1", "type": "function",
        "function": {"name": "f", "arguments": "{\"b\": 1, \"a\": [2]}"}}]},
       {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "y"}]},
       {"role": "assistant", "tool_calls": [{"function": {"name": "g", "arguments": {"a": 1}}}]},
-      {"role": "tool", "tool_name": "g", "content": "z"}])"));
+      {"role": "tool", "tool_name": "g", "content": "z"}])"),
+                                      warnings);
   ASSERT_TRUE(messages) << messages.error().message;
   EXPECT_EQ(
       messages->dump(),
@@ -163,7 +165,18 @@ TEST(Messages, CarryCallsAndTheirResults) {
         R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}])",
         R"([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": [1]}}]}])",
         R"([{"role": "assistant", "tool_calls": 5}])", R"([{"role": "function", "content": "x"}])"})
-    EXPECT_FALSE(chat_messages(json(bad))) << bad;
+    EXPECT_FALSE(chat_messages(json(bad), warnings)) << bad;
+  EXPECT_TRUE(warnings.empty());
+}
+
+TEST(Messages, MembersThatAreNotUnderstoodAreTold) {
+  std::vector<std::string> warnings;
+  ASSERT_TRUE(chat_messages(json(R"([{"role": "user", "content": "x", "name": "n", "weight": 1},
+      {"role": "assistant", "content": "y", "refusal": null, "audio": null, "annotations": [], "prefix": true},
+      {"role": "assistant", "content": "y", "prefix": true, "refusal": "no"}])"),
+                            warnings));
+  EXPECT_EQ(warnings, (std::vector<std::string>{"messages[0].weight ignored", "messages[1].prefix ignored",
+                                                "messages[2].refusal ignored"}));
 }
 
 TEST(Messages, AreAdaptedToTemplatesOfTheirOwnKind) {

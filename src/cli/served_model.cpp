@@ -25,7 +25,7 @@ constexpr uint32_t kDefaultContext = 8192;
 // Further requests that run at once have room for this much from the start, and for more as others end.
 constexpr uint32_t kNeighbourTokens = 2048;
 constexpr uint64_t kTemplateMax = 1 << 20;
-constexpr std::chrono::seconds kStopWait(2);
+constexpr std::chrono::milliseconds kStopWait(1500);
 constexpr std::chrono::milliseconds kStopLook(50);
 
 // From the headers alone, so that a model that is not there, or is none, is found before anybody asks for it.

@@ -31,8 +31,9 @@ struct ServedModelFlags {
 // first model alone.
 [[nodiscard]] Result<server::ModelHostOptions> served_model(const std::shared_ptr<ServedModelFlags>& flags);
 
-// Runs `stop`; a load under way, or a read that hangs, cannot be given up half-way, so what is not over in two seconds
-// ends with the process. `wait_on`, when there is one, is asked again and again after that: true gives it more time.
+// Runs `stop`; a load under way, or a read that hangs, cannot be given up half-way, so what is not over in a second and
+// a half ends with the process. `wait_on`, when there is one, is asked again and again after that: true gives it more
+// time.
 void stop_in_time(const std::function<void()>& stop, const std::function<bool()>& wait_on = {});
 
 }  // namespace mlxf::cli

@@ -1,5 +1,8 @@
 #include "http/connection.h"
 
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
 #include <algorithm>
 #include <exception>
 #include <utility>
@@ -13,7 +16,10 @@ using asio::ip::tcp;
 using boost::system::error_code;
 using Clock = std::chrono::steady_clock;
 
+using UnsentBytes = asio::detail::socket_option::integer<IPPROTO_TCP, TCP_NOTSENT_LOWAT>;
+
 constexpr size_t kReadBytes = 16 << 10;
+constexpr int kUnsentBytesMax = 32 << 10;  // Given to the system and not yet on their way.
 // Of the next requests, while one is answered.
 constexpr size_t kPipelinedBytesMax = 64 << 10;
 // What a refused client may still send before it is cut off, so that it gets to read why.
@@ -45,12 +51,14 @@ Connection::Connection(tcp::socket socket, const ServerOptions& options, Shared&
   ++shared_.connections;
   error_code ignored;
   socket_.set_option(tcp::no_delay(true), ignored);
+  // Else the system takes megabytes for a client that reads slowly, whatever is held back here.
+  socket_.set_option(UnsentBytes(kUnsentBytesMax), ignored);
   const auto endpoint = socket_.remote_endpoint(ignored);
   if (!ignored) peer_ = endpoint.address().to_string();
 }
 
 void Connection::start() {
-  await(options_.limits.idle_wait);
+  await(options_.limits.head_wait);
   read_more();
 }
 
@@ -132,9 +140,8 @@ void Connection::on_read(error_code error, size_t bytes) {
     }
     return;
   }
-  const bool first = state_ == State::kHead && in_.empty();
   in_.append(read_buffer_, 0, bytes);
-  if (first) await(options_.limits.head_wait);
+  if (state_ == State::kHead && !std::exchange(head_began_, true)) await(options_.limits.head_wait);
   if (state_ == State::kBody) await(options_.limits.body_wait);
   if (state_ != State::kBusy) advance();
   read_more();
@@ -154,7 +161,8 @@ void Connection::advance() {
 }
 
 bool Connection::advance_head() {
-  if (in_.substr(0, 2) == "\r\n") in_.erase(0, 2);  // RFC 9112, section 2.2: some clients end a body so.
+  if (in_ == "\r") return false;
+  if (in_.starts_with("\r\n")) in_.erase(0, 2);  // RFC 9112, section 2.2: some clients end a body so.
   size_t length = 0;
   if (const auto refusal = find_head_end(in_, options_.limits.head, length)) {
     refuse(*refusal);
@@ -402,7 +410,8 @@ void Connection::all_sent() {
   beat_timer_.cancel();
   if (keep_alive_ && !shared_.closing) {
     state_ = State::kHead;
-    await(in_.empty() ? options_.limits.idle_wait : options_.limits.head_wait);
+    head_began_ = !in_.empty();
+    await(head_began_ ? options_.limits.head_wait : options_.limits.idle_wait);
     advance();
   } else {
     error_code ignored;

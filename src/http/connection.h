@@ -156,6 +156,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   std::optional<ChunkedDecoder> chunked_;
   std::shared_ptr<ExchangeOf> exchange_;
   StreamHead stream_;
+  bool head_began_ = true;  // The time of the head that is awaited runs.
   bool streaming_ = false, in_chunks_ = false, keep_alive_ = false;
   std::chrono::steady_clock::time_point sent_at_;
 

@@ -29,12 +29,13 @@ struct Limits {
   HeadLimits head;
   uint64_t body_bytes = uint64_t{32} << 20;
   uint64_t bodies_bytes = uint64_t{256} << 20;  // Of all bodies being read or not yet taken.
-  uint64_t write_bytes = 256 << 10;  // Of one exchange, waiting to be sent: what a careful writer keeps to,
+  uint64_t write_bytes = 128 << 10;  // Of one exchange, waiting to be sent: what a careful writer keeps to,
   uint64_t write_bytes_max = uint64_t{64} << 20;  // and what ends the connection.
   size_t connections = 4096;
-  std::chrono::milliseconds head_wait{10'000};   // From a request's first byte to the end of its head.
+  // To the end of a request's head: of a connection's first one from the beginning, of others from their first byte.
+  std::chrono::milliseconds head_wait{10'000};
   std::chrono::milliseconds body_wait{30'000};   // Between two parts of a body.
-  std::chrono::milliseconds idle_wait{75'000};   // For a connection's first or next request.
+  std::chrono::milliseconds idle_wait{75'000};   // For a connection's next request.
   std::chrono::milliseconds write_wait{60'000};  // For a client that takes nothing.
 };
 

@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -39,6 +40,10 @@ class Client {
   void send(const std::string& bytes) const {
     EXPECT_EQ(::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
   }
+  // False: the connection has ended.
+  [[nodiscard]] bool try_send(const std::string& bytes) const {
+    return ::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(bytes.size());
+  }
   // Until `end` was read, or the connection ends.
   std::string read_to(const std::string& end) {
     while (end.empty() || held_.find(end) == std::string::npos) {
@@ -53,6 +58,12 @@ class Client {
     return out;
   }
   std::string read_all() { return read_to(""); }
+  // That have arrived and were not read.
+  [[nodiscard]] uint64_t held_bytes() const {
+    int bytes = 0;
+    EXPECT_EQ(::ioctl(socket_, FIONREAD, &bytes), 0);
+    return static_cast<uint64_t>(bytes);
+  }
 
  private:
   int socket_;
@@ -294,15 +305,40 @@ TEST_F(ServerTest, TellsWhenAClientLeaves) {
   await_closed(3);  // Who asks later is told at once.
 }
 
-TEST_F(ServerTest, CutsOffWhoIsTooSlowAndWhoTakesNothing) {
+TEST_F(ServerTest, AHeadHasItsTimeFromTheConnectionsBeginning) {
   ServerOptions options;
   options.limits.head_wait = milliseconds(50);
+  options.limits.idle_wait = seconds(600);  // Longer than anybody here waits.
+  start(std::move(options));
+  Client silent(server_->port()), head(server_->port()), lines(server_->port());
+  head.send("GET / HT");
+  lines.send("\r\n");  // Which many send behind a body, and is no head.
+  EXPECT_EQ(silent.read_all(), "") << "nothing was asked, so nothing is answered";
+  EXPECT_EQ(lines.read_all(), "");
+  EXPECT_THAT(head.read_all(), StartsWith("HTTP/1.1 408"));
+}
+
+TEST_F(ServerTest, EmptyLinesBeforeARequestBuyNoTime) {
+  ServerOptions options;
+  options.limits.head_wait = milliseconds(200);
+  options.limits.idle_wait = seconds(600);
+  start(std::move(options));
+  Client client(server_->port());
+  client.send(get("/echo"));
+  EXPECT_THAT(client.read_to("\r\n\r\n"), StartsWith("HTTP/1.1 200"));
+  // One every tenth of that time, as long as they are taken: whoever takes them for ever never ends.
+  for (int i = 0; i < 20 * 60 && client.try_send("\r\n"); ++i) (void)quiet_.wait(milliseconds(20));
+  EXPECT_FALSE(client.try_send("\r\n")) << "the connection has ended";
+  Client patient(server_->port());
+  patient.send("\r\n" + get("/echo"));
+  EXPECT_THAT(patient.read_to("\r\n\r\n"), StartsWith("HTTP/1.1 200")) << "one empty line is read over";
+}
+
+TEST_F(ServerTest, CutsOffWhoIsTooSlowAndWhoTakesNothing) {
+  ServerOptions options;
   options.limits.body_wait = milliseconds(50);
   options.limits.write_wait = milliseconds(50);
   start(std::move(options));
-  Client head(server_->port());
-  head.send("GET / HT");
-  EXPECT_THAT(head.read_all(), StartsWith("HTTP/1.1 408"));
   Client body(server_->port());
   body.send("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na");
   EXPECT_THAT(body.read_all(), StartsWith("HTTP/1.1 408"));
@@ -331,6 +367,31 @@ TEST_F(ServerTest, SaysHowMuchWaitsAndWhenThereIsRoom) {
   exchange->finish();
   EXPECT_THAT(client.read_to("\r\n0\r\n\r\n"), testing::EndsWith("x\r\n0\r\n\r\n"));
   server_->stop();
+}
+
+// A client that takes nothing: what waits for it, here and in the system, is what the writer was told, and no more.
+TEST_F(ServerTest, TheSystemHoldsLittleForWhoReadsSlowly) {
+  start();
+  Client client(server_->port());
+  client.send(get("/stream"));
+  const auto exchange = next();
+  exchange->begin({200, "text/plain", {}, {}, milliseconds(1000)});
+  EXPECT_THAT(client.read_to("\r\n\r\n"), StartsWith("HTTP/1.1 200"));
+  const Limits limits;
+  const auto written = [&] {  // As a careful writer does, until nothing moves any more.
+    uint64_t bytes = 0;
+    for (int quiet = 0; quiet < 50; ++quiet) {
+      for (; exchange->waiting_bytes() < limits.write_bytes; quiet = 0, bytes += 4096)
+        exchange->write(std::string(4096, 'x'));
+      (void)quiet_.wait(milliseconds(2));
+    }
+    return bytes;
+  }();
+  const uint64_t arrived = client.held_bytes();
+  EXPECT_LE(written - std::min(written, arrived), uint64_t{256} << 10)
+      << written << " bytes written, of which " << arrived << " have reached the client's system";
+  client.leave();
+  await_closed(1);
 }
 
 TEST_F(ServerTest, ResetsAStreamThatFails) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "api/fields.h"
 #include "base/check.h"
 
 namespace mlxf::mcp {
@@ -229,6 +230,7 @@ Received receive(std::string_view text, const std::string& version, const HttpHe
   const auto wrong = [](int code, const std::string& why) {
     return Received{{refused(nullptr, {code, why}, true)}, false};
   };
+  if (api::has_too_many_values(text)) return wrong(kParseError, "the message has too many values");
   const Result<Json> json = parse_json(text, {kMessageBytesMax, kDepthMax});
   if (!json) return wrong(kParseError, json.error().message);
   if (!json->is_array()) return {{receive_one(*json, version, http)}, false};

@@ -60,7 +60,8 @@ constexpr const char* kTools = R"json([
       "finish_reason": {"type": "string", "enum": ["stop", "length"]},
       "prompt_tokens": {"type": "integer"},
       "cached_tokens": {"type": "integer"},
-      "completion_tokens": {"type": "integer"}
+      "completion_tokens": {"type": "integer"},
+      "warnings": {"type": "array", "items": {"type": "string"}, "description": "What has no effect."}
     },
     "required": ["text", "finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens"]
   },

@@ -1,5 +1,6 @@
 #include "server/answer.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -40,15 +41,35 @@ std::optional<ApiError> check_answers(const api::Call& call, const ServedModel& 
   return std::nullopt;
 }
 
+// What a request says to the template and it does not listen to.
+void warn_of_variables(const text::RenderOptions& render, const ServedModel& model,
+                       std::vector<std::string>& warnings) {
+  const std::string_view source = model.chat->source();
+  const auto knows = [&](std::string_view name) { return source.find(name) != std::string_view::npos; };
+  for (const auto& [name, value] : render.variables.items())
+    if (!knows(name))
+      warnings.push_back(
+          std::string(name).append(" has no effect: the model's chat template does not know it"));
+  if (render.enable_thinking == false && model.answers.thinks() && !knows("enable_thinking"))
+    warnings.emplace_back("thinking stays on: the model's chat template cannot turn it off");
+}
+
+// As they are shown: a line each, and not too many.
+std::vector<std::string> shown_warnings(const std::vector<std::string>& warnings) {
+  const size_t shown = std::min(warnings.size(), kWarningsMax);
+  std::vector<std::string> lines;
+  lines.reserve(shown + 1);
+  for (size_t i = 0; i < shown; ++i) lines.push_back(one_line(warnings[i]));
+  if (shown < warnings.size()) lines.push_back(std::to_string(warnings.size() - shown) + " more");
+  return lines;
+}
+
 }  // namespace
 
 std::vector<http::Header> reply_headers(const std::string& id, const std::vector<std::string>& warnings) {
   std::vector<http::Header> headers = {{"X-Request-Id", id}, {"Cache-Control", "no-store"}};
-  size_t count = 0;
-  for (const std::string& warning : warnings)
-    if (count++ < kWarningsMax) headers.push_back({"X-MLX-Flash-Warning", one_line(warning)});
-  if (count > kWarningsMax)
-    headers.push_back({"X-MLX-Flash-Warning", std::to_string(count - kWarningsMax) + " more"});
+  for (std::string& line : shown_warnings(warnings))
+    headers.push_back({"X-MLX-Flash-Warning", std::move(line)});
   return headers;
 }
 
@@ -128,6 +149,10 @@ tl::expected<Prompt, ApiError> make_prompt(const api::Call& call, const ServedMo
   Prompt prompt;
   if (const auto* chat = std::get_if<api::ChatPrompt>(&call.prompt)) {
     if (!model.chat && chat->text_without_template) {
+      if (call.wants_reasoning)
+        return tl::unexpected<ApiError>(
+            {ErrorKind::kUnsupported, "the model " + model.name + " has no chat template that knows thinking",
+             "thinking"});
       if (chat->text_without_template->size() > model.prompt_bytes_max)
         return tl::unexpected<ApiError>(too_long(*chat->text_without_template));
       auto tokens = model.tokenizer->encode(*chat->text_without_template);
@@ -141,6 +166,7 @@ tl::expected<Prompt, ApiError> make_prompt(const api::Call& call, const ServedMo
            "the model " + model.name +
                " has no chat template: use /v1/completions, or start the server with --chat-template FILE"});
     if (const auto error = check_answers(call, model)) return tl::unexpected<ApiError>(*error);
+    warn_of_variables(chat->render, model, warnings);
     const auto rendered = model.chat->render(
         api::in_turns(api::adapted_messages(chat->messages, model.answers.calls), model.turns, warnings),
         chat->render);
@@ -309,6 +335,9 @@ std::optional<ApiError> Answer::submit(const std::shared_ptr<ServedModel>& model
   });
   if (!submitted) return submitted.error();
   ticket_ = std::move(submitted->ticket);
+  // Where the stream had to begin before the model was there, its headers cannot say these.
+  if (streaming_ && !submitted->warnings.empty())
+    exchange_->write(api::stream_warnings(endpoint_, call_, stream_, shown_warnings(submitted->warnings)));
   call_.warnings.insert(call_.warnings.end(), submitted->warnings.begin(), submitted->warnings.end());
   api::ReplyFacts& facts = submitted->facts;
   facts.created = stream_.created;

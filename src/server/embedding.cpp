@@ -66,10 +66,14 @@ void Embedding::on_model(const Result<std::shared_ptr<ServedModel>>& model) {
                  "dimensions is " + std::to_string(call_.dimensions) + ", but this model's embeddings have " +
                      std::to_string(width),
                  "dimensions"});
+  if (call_.context_tokens > model_->context_tokens)
+    call_.warnings.push_back("num_ctx is " + std::to_string(call_.context_tokens) +
+                             ", but this server's context holds " + std::to_string(model_->context_tokens) +
+                             " tokens (--max-context)");
   if (const auto error = submit_more()) fail(*error);
 }
 
-tl::expected<std::vector<TokenId>, ApiError> Embedding::tokens_of(size_t input) const {
+tl::expected<std::vector<TokenId>, ApiError> Embedding::tokens_of(size_t input) {
   const std::string where = call_.inputs.size() == 1 ? "input" : "input[" + std::to_string(input) + "]";
   const uint32_t context = call_.context_tokens == 0 ? model_->context_tokens
                                                      : std::min(call_.context_tokens, model_->context_tokens);
@@ -88,6 +92,9 @@ tl::expected<std::vector<TokenId>, ApiError> Embedding::tokens_of(size_t input) 
     options.parse_special = false;
     size_t end = std::min(text->size(), bytes_max);
     while (end > 0 && end < text->size() && (static_cast<uint8_t>((*text)[end]) & 0xc0) == 0x80) --end;
+    if (end < text->size())
+      call_.warnings.push_back(where + " was cut from " + std::to_string(text->size()) + " to " +
+                               std::to_string(end) + " bytes: truncate");
     auto encoded = model_->tokenizer->encode(std::string_view(*text).substr(0, end), options);
     if (!encoded) return tl::unexpected<ApiError>(api::from_request(encoded.error().within(where)));
     tokens = std::move(*encoded);
@@ -103,6 +110,8 @@ tl::expected<std::vector<TokenId>, ApiError> Embedding::tokens_of(size_t input) 
                                            " tokens. However, " + where + " resulted in " +
                                            std::to_string(tokens.size()) + " tokens, and one is kept free",
                                        "input"});
+    call_.warnings.push_back(where + " was cut from " + std::to_string(tokens.size()) + " to " +
+                             std::to_string(most) + " tokens: truncate");
     tokens.resize(most);
   }
   return tokens;

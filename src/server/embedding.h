@@ -35,7 +35,7 @@ class Embedding final : public std::enable_shared_from_this<Embedding> {
     engine::Ticket ticket;
   };
   void on_model(const Result<std::shared_ptr<ServedModel>>& model);
-  [[nodiscard]] tl::expected<std::vector<TokenId>, api::ApiError> tokens_of(size_t input) const;
+  [[nodiscard]] tl::expected<std::vector<TokenId>, api::ApiError> tokens_of(size_t input);
   // Submits inputs until as many run as may; the error of the first that cannot.
   [[nodiscard]] std::optional<api::ApiError> submit_more();
   void wake();

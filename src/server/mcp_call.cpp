@@ -88,6 +88,7 @@ void McpCall::on_model(const Result<std::shared_ptr<ServedModel>>& model) {
   });
   if (!submitted) return end(mcp::error_result(submitted.error()));
   ticket_ = std::move(submitted->ticket);
+  call_.warnings.insert(call_.warnings.end(), submitted->warnings.begin(), submitted->warnings.end());
   reader_.emplace(call_, submitted->facts);
 }
 
@@ -130,6 +131,7 @@ void McpCall::handle(const engine::Event& event) {
                      {"cached_tokens", finished.usage.cached_tokens},
                      {"completion_tokens", finished.usage.generated_tokens}};
   if (!turn.reasoning.empty()) structured["reasoning"] = turn.reasoning;
+  if (!call_.warnings.empty()) structured["warnings"] = call_.warnings;
   end({turn.content, structured, false});
 }
 

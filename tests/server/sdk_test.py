@@ -10,6 +10,7 @@ import mcp
 import ollama
 import openai
 
+import api_options
 from serving import MODEL, NAME, PROGRAM, Server, TEMPLATE
 
 MESSAGES = [{"role": "user", "content": "It was a dark night, and the wind was howling over the moor, as the old man "
@@ -316,6 +317,44 @@ class ToolTurns(unittest.TestCase):
         self.assertTrue(whole.message.thinking)
         parts = list(client.chat(**options, stream=True))
         self.assertEqual("".join(p.message.thinking or "" for p in parts), whole.message.thinking)
+
+
+class RequestTypes(unittest.TestCase):
+    """Whatever the packages' types let a request say is known to api_options.py, which hostile_test.py tries out."""
+
+    def check(self, api, fields):
+        known = api["done"] | api["neutral"] | set(api["told"])
+        self.assertEqual(sorted(set(fields) - known), [], api.get("path"))
+
+    def test_openai(self):
+        from openai.types import completion_create_params, embedding_create_params
+        from openai.types.chat import completion_create_params as chat_create_params
+        from openai.types.responses import response_create_params
+
+        self.check(api_options.CHAT, chat_create_params.CompletionCreateParamsStreaming.__annotations__ |
+                   chat_create_params.CompletionCreateParamsBase.__annotations__)
+        self.check(api_options.COMPLETION, completion_create_params.CompletionCreateParamsStreaming.__annotations__ |
+                   completion_create_params.CompletionCreateParamsBase.__annotations__)
+        self.check(api_options.RESPONSE, response_create_params.ResponseCreateParamsStreaming.__annotations__ |
+                   response_create_params.ResponseCreateParamsBase.__annotations__)
+        self.check(api_options.EMBEDDING, embedding_create_params.EmbeddingCreateParams.__annotations__)
+
+    def test_anthropic(self):
+        from anthropic.types import message_create_params
+        from anthropic.types.beta import message_create_params as beta_create_params
+
+        for module in (message_create_params, beta_create_params):
+            self.check(api_options.MESSAGE, module.MessageCreateParamsStreaming.__annotations__ |
+                       module.MessageCreateParamsBase.__annotations__)
+
+    def test_ollama(self):
+        from ollama import _types
+
+        for api, request in ((api_options.OLLAMA_CHAT, _types.ChatRequest), (api_options.OLLAMA_GENERATE, _types.GenerateRequest),
+                             (api_options.OLLAMA_EMBED, _types.EmbedRequest), (api_options.OLLAMA_EMBEDDINGS, _types.EmbeddingsRequest)):
+            self.check(api, request.model_fields)
+        known = api_options.OLLAMA_OPTIONS
+        self.assertEqual(sorted(set(_types.Options.model_fields) - known["done"] - set(known["told"])), [])
 
 
 class McpPackage(unittest.TestCase):
