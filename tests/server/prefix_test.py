@@ -11,7 +11,7 @@ import time
 import unittest
 
 from models_test import ALPHA, make_home
-from serving import Server
+from serving import NAME, Server
 
 BEGINNING = "The old man walked along the shore and looked at the sea. " * 6
 QUESTION = {"prompt": BEGINNING + "It was", "seed": 7, "max_tokens": 16}
@@ -75,9 +75,9 @@ class PrefixCache(unittest.TestCase):
     def test_several_models_at_once(self):
         with tempfile.TemporaryDirectory() as home:
             env = make_home(home)
-            other = {**QUESTION, "model": ALPHA}
+            main, other = {**QUESTION, "model": NAME}, {**QUESTION, "model": ALPHA}
             with self.serve(env=env) as server:
-                first, cached = ask(server, QUESTION)
+                first, cached = ask(server, main)
                 self.assertEqual(cached, 0)
                 said, cached = ask(server, other)
                 self.assertEqual(cached, 0)
@@ -86,7 +86,7 @@ class PrefixCache(unittest.TestCase):
             self.assertEqual((len(self.files()), len(folders)), (2, 2))
             self.assertEqual({path.stat().st_mode & 0o777 for path in folders}, {0o700})
             with self.serve(env=env) as server:
-                for body, text in ((other, said), (QUESTION, first)):
+                for body, text in ((other, said), (main, first)):
                     again, cached = ask(server, body)
                     self.assertEqual(again, text)
                     self.assertGreater(cached, 60)
