@@ -46,7 +46,7 @@ def many_files():
 class Leaving(unittest.TestCase):
     """Clients that leave at any moment, in any way, leave nothing behind."""
 
-    COUNT = 1000 if LONG_RUN else 200
+    COUNT = 1000 if LONG_RUN else 100
     STREAM = {**LONG, "stream": True}
     # What is sent, and what is read before the client leaves.
     MOMENTS = [
