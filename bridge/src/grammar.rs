@@ -243,7 +243,13 @@ impl Grammars {
             tokens.iter().for_each(|token| set(&mut text, *token));
             allowed = Arc::new(Allowed { text, ends: allowed.ends.clone() });
         }
-        Ok(Grammar { parser: Mutex::new(parser), allowed, bytes, notes: notes.join("\n") })
+        let grammar = Grammar { parser: Mutex::new(parser), allowed, bytes, notes: notes.join("\n") };
+        // Such as rules, or a schema's references, that only lead to each other.
+        if let Err(failure) = grammar.matcher().allowed() {
+            let message = format!("no answer fits the grammar: {}", failure.message);
+            return Err(Failure::new(Code::Invalid, message));
+        }
+        Ok(grammar)
     }
 }
 

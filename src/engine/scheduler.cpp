@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "engine/ticket_channel.h"
 #include "memory/budget.h"
 
 namespace mlxf::engine {
@@ -38,76 +39,13 @@ uint32_t positions_within(const model::Model& model, uint32_t context_max, uint6
 
 }  // namespace
 
-// A flag to wait for: wakes at once when it was set before.
-class Wakeup {
- public:
-  void wake() {
-    {
-      const MutexLock lock(mutex_);
-      set_ = true;
-    }
-    ready_.notify_one();
-  }
-  void wait(std::chrono::nanoseconds timeout) {
-    const MutexLock lock(mutex_);
-    if (!set_) ready_.wait_for(mutex_, timeout);
-    set_ = false;
-  }
-
- private:
-  Mutex mutex_;
-  CondVar ready_;
-  bool set_ MLXF_GUARDED_BY(mutex_) = false;
-};
-
-struct Ticket::Channel {
-  Channel(size_t event_max, std::shared_ptr<Wakeup> wakes) : events(event_max), wakeup(std::move(wakes)) {}
-  BoundedQueue<Event> events;
-  const std::shared_ptr<Wakeup> wakeup;
-  std::atomic<bool> cancelled{false};  // Set by the ticket, read by the engine's thread; seq_cst.
-  std::atomic<bool> paused{
-      false};  // Set by the engine's thread while the queue is full; seq_cst with its check.
-  // Written by the engine's thread, read by the ticket; relaxed, each is a fact of its own.
-  std::atomic<Progress::Stage> stage{Progress::Stage::kQueued};
-  std::atomic<uint32_t> position{0};
-  std::atomic<uint32_t> prompt_done{0};
-};
-
-Ticket& Ticket::operator=(Ticket&& other) noexcept {
-  if (this != &other) {
-    cancel();
-    channel_ = std::move(other.channel_);
-  }
-  return *this;
-}
-
-std::optional<Event> Ticket::poll() {
-  std::optional<Event> event = channel_->events.poll();
-  if (event && channel_->paused.exchange(false)) channel_->wakeup->wake();
-  return event;
-}
-
-std::optional<Event> Ticket::wait(std::chrono::nanoseconds timeout) {
-  std::optional<Event> event = channel_->events.wait(timeout);
-  if (event && channel_->paused.exchange(false)) channel_->wakeup->wake();
-  return event;
-}
-
-void Ticket::cancel() {
-  if (channel_ != nullptr && !channel_->cancelled.exchange(true)) channel_->wakeup->wake();
-}
-
-Progress Ticket::progress() const {
-  return {channel_->stage.load(std::memory_order_relaxed), channel_->position.load(std::memory_order_relaxed),
-          channel_->prompt_done.load(std::memory_order_relaxed)};
-}
-
 struct Scheduler::Task {
   Submission submission;
   std::shared_ptr<Ticket::Channel> channel;
   uint64_t arrival = 0;
   Clock::time_point submitted, admitted, first_token, last_token;
   bool ended = false;
+  bool waits = false;           // For its reader, in this step.
   std::vector<TokenId> tokens;  // Prompt and answer: what the sequence holds, and at its end what it lacks.
   std::unique_ptr<Generation> generation;  // From the first admission on; of an embedding, never.
   std::vector<float> state;                // [hidden], of an embedding.
@@ -463,12 +401,15 @@ uint32_t Scheduler::prompt_budget(uint32_t decoding) const {
 void Scheduler::choose_rows() {
   rows_.clear();
   uint32_t decoding = 0;
-  for (const auto& task : running_) decoding += task->missing() == 1 && !task->paused() ? 1 : 0;
+  for (const auto& task : running_) {
+    task->waits = task->paused();  // Once: a reader in between would add a row that nothing has room for.
+    decoding += task->missing() == 1 && !task->waits ? 1 : 0;
+  }
   uint32_t budget = prompt_budget(decoding);
   // Making room takes it from the youngest, so nothing that was chosen is lost.
   for (size_t i = 0; i < running_.size(); ++i) {
     Task& task = *running_[i];
-    if (task.paused()) continue;
+    if (task.waits) continue;
     uint32_t tokens = task.missing();
     if (tokens > 1) {
       tokens = std::min(tokens, budget);
@@ -517,11 +458,10 @@ bool Scheduler::step() {
   choose_rows();
   if (rows_.empty()) return false;
   uint32_t total = 0;
-  bool reads = false, decodes = false;
-  for (const Row& row : rows_) {
-    total += row.tokens;
-    (row.tokens > 1 ? reads : decodes) = true;
-  }
+  for (const Row& row : rows_) total += row.tokens;
+  const bool reads = total > rows_.size();
+  const bool decodes =
+      std::any_of(rows_.begin(), rows_.end(), [](const Row& row) { return row.tokens == 1; });
   batch_rows_.observe(total);
   turn_.begin();
   const auto start = Clock::now();
