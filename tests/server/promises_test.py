@@ -334,7 +334,7 @@ class StuckDisk(unittest.TestCase):
         self.mark = pathlib.Path(place.name) / "stuck"
 
     def serve(self, *flags):
-        return Server("--parallel", "2", "--io", "pread", "--max-context", "1024", *flags, budget="40MiB",
+        return Server("--parallel", "2", "--io", "pread", "--max-context", "1024", *flags, budget="48MiB",
                       env={"LD_PRELOAD": STUCK_DISK, "MLXF_STUCK_DISK": str(self.mark)})
 
     def stream(self, server, index, longer=""):
