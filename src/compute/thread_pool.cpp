@@ -51,7 +51,7 @@ struct alignas(64) Part {
 struct ThreadPool::Shared {
   // Grows with each parallel_for; release: publishes what gate's line holds.
   alignas(64) std::atomic<uint32_t> epoch{0};
-  std::atomic<bool> stop{false};  // Written before epoch's last increment.
+  std::atomic<bool> stop{false};                    // Written before epoch's last increment.
   alignas(64) std::atomic<uint32_t> gate{kClosed};  // Release on leaving pairs with the owner's acquire.
   // Both are written while the gate is closed and empty, and read by those inside.
   const ChunkFn* fn = nullptr;

@@ -94,8 +94,7 @@ GroupValues take_groups(const ActivationView& x, void* memory) {
   auto* unit_sums = scales + uint64_t{padded} * 4;
   for (uint32_t g = 0; g < padded; g += 16) {
     const uint32_t there = groups - g < 16 ? groups - g : 16;
-    const __m512 of_groups =
-        _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << there) - 1), x.scales + g);
+    const __m512 of_groups = _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << there) - 1), x.scales + g);
     const __m512 sums = _mm512_cvtepi32_ps(sixteen_sums<GROUP>(x.sums32, g, there));
     store_four_times(scales + uint64_t{g} * 4, of_groups);
     store_four_times(unit_sums + uint64_t{g} * 4, _mm512_mul_ps(sums, of_groups));
