@@ -127,6 +127,9 @@ void Connection::read_more() {
 void Connection::on_read(error_code error, size_t bytes) {
   reading_ = false;
   if (state_ == State::kClosed) return;
+  // Who has all of an answer may leave before the write that brought it is known to be over: that write's outcome says
+  // whether it went out whole, and the next read says again that this is the end.
+  if (error == asio::error::eof && answered_ && writing_) return;
   if (error) {
     close();
     return;

@@ -37,6 +37,7 @@ class Client {
     if (socket_ >= 0) ::close(socket_);
     socket_ = -1;
   }
+  void send_no_more() const { EXPECT_EQ(::shutdown(socket_, SHUT_WR), 0); }
   void send(const std::string& bytes) const {
     EXPECT_EQ(::send(socket_, bytes.data(), bytes.size(), MSG_NOSIGNAL), static_cast<ssize_t>(bytes.size()));
   }
@@ -235,6 +236,26 @@ TEST_F(ServerTest, ReportsEachRequestOnceWithWhatBecameOfIt) {
   ASSERT_EQ(report.outcome.notes.size(), 1U);
   EXPECT_EQ(report.outcome.notes[0].second, 7U);
   EXPECT_FALSE(reports.poll()) << "each once";
+  server_->stop();
+}
+
+// As a client's leaving looks to the server when it is noticed before the end of the write that satisfied the client.
+TEST_F(ServerTest, AnAnswerUnderWayOutlivesItsClientsEnd) {
+  BoundedQueue<bool> complete(1);
+  ServerOptions options;
+  options.on_answered = [&complete](const Request&, const Outcome& outcome) {
+    complete.push(outcome.complete);
+  };
+  start(std::move(options));
+  Client client(server_->port());
+  client.send(get("/large"));
+  const std::string body(8 << 20, 'x');  // More than the system takes at once.
+  next()->respond({200, "text/plain", body, {}, false});
+  EXPECT_THAT(client.read_to("\r\n\r\n"), StartsWith("HTTP/1.1 200"));
+  client.send_no_more();
+  EXPECT_FALSE(complete.wait(milliseconds(200)));  // Long enough that the end was seen.
+  EXPECT_EQ(client.read_all().size(), body.size());
+  EXPECT_EQ(complete.wait(seconds(60)), true);
   server_->stop();
 }
 

@@ -16,8 +16,13 @@
 namespace mlxf::kernels::avx512 {
 namespace {
 
-// A call would spill the vectors of the loop that it stands in.
+// A call would spill the vectors of the loop that it stands in; but a loop with everything in it takes minutes to
+// compile once a sanitizer has added its checks.
+#if defined(MLXF_SANITIZED)
+#define MLXF_INLINE [[maybe_unused]] inline
+#else
 #define MLXF_INLINE [[maybe_unused]] inline __attribute__((always_inline))
+#endif
 
 constexpr uint32_t kRows = 4;
 constexpr uint32_t kQuad = 4;  // Groups of a row that are multiplied together.
