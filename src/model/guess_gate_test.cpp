@@ -19,15 +19,19 @@ uint32_t open_layers(uint32_t count, double used_share, double stall_share) {
   return open;
 }
 
-TEST(GuessGate, StaysOpenWhileGuessesAreNeededAndTheDiskIsIdle) {
-  EXPECT_EQ(open_layers(20000, 0.7, 0.2), 20000u);
+TEST(GuessGate, StaysOpenWhileGuessesPay) {
+  EXPECT_EQ(open_layers(20000, 0.7, 0.2), 20000u) << "the disk has time for wrong ones";
+  EXPECT_EQ(open_layers(20000, 0.95, 0.8), 20000u) << "it has none, and hardly any are wrong";
 }
 
 TEST(GuessGate, ClosesForAWhileWhereTheyDoNotPay) {
-  for (const auto& [used, stall] : {std::pair{0.4, 0.2}, {0.7, 0.8}}) {
+  for (const auto& [used, stall] : {std::pair{0.4, 0.2}, {0.7, 0.8}, {0.97, 0.02}}) {
     EXPECT_EQ(open_layers(256 + 4096, used, stall), 255u);
-    EXPECT_EQ(open_layers(2 * (256 + 4096), used, stall), 2 * 255u) << "tries again";
+    EXPECT_EQ(open_layers(2 * 256 + 4096, used, stall), 2 * 255u) << "tries again";
+    EXPECT_EQ(open_layers(3 * 256 + 3 * 4096, used, stall), 3 * 255u) << "after twice as long";
   }
+  // For ever longer, but not for ever.
+  EXPECT_NEAR(open_layers(1'000'000, 0.7, 0.8), 255 * (1'000'000 / (256 + 16 * 4096)), 255 * 6);
 }
 
 }  // namespace

@@ -354,13 +354,13 @@ void WeightStream::charge_stall(uint32_t layer) {
   charged_stalls_ = all;
 }
 
-Status WeightStream::begin_experts(uint32_t layer, std::span<const uint32_t> experts) {
+Status WeightStream::begin_experts(uint32_t layer, std::span<const uint32_t> experts, uint32_t rows) {
   pass_layer_ = layer;
   wanted_.clear();
   for (const uint32_t expert : experts) wanted_.push_back(first_expert_[layer] + expert);
-  // Many tokens choose nearly all experts, in the next layer too.
-  sweep_ = static_cast<double>(experts.size()) >= kSweepShare * expert_count_[layer];
-  if (const Status status = cache_->begin(wanted_, sweep_); !status) return named(status.error());
+  nearly_all_ = static_cast<double>(experts.size()) >= kSweepShare * expert_count_[layer];
+  if (const Status status = cache_->begin(wanted_, nearly_all_ || rows >= kSweepRows); !status)
+    return named(status.error());
   return {};
 }
 
@@ -377,7 +377,7 @@ Result<std::span<const WeightStream::ReadyExpert>> WeightStream::next_experts() 
 }
 
 void WeightStream::expect_experts(uint32_t layer) {
-  if (!sweep_ || !look_ahead_ || layer >= first_expert_.size() || !has_experts(layer)) return;
+  if (!nearly_all_ || !look_ahead_ || layer >= first_expert_.size() || !has_experts(layer)) return;
   wanted_.clear();
   for (uint32_t e = 0; e < expert_count_[layer]; ++e) wanted_.push_back(first_expert_[layer] + e);
   cache_->prefetch(wanted_, true);

@@ -117,11 +117,14 @@ class WeightStream {
     uint32_t expert = 0;
     std::span<const MatrixView> matrices;  // gate, up, down
   };
-  [[nodiscard]] Status begin_experts(uint32_t layer, std::span<const uint32_t> experts);
+  [[nodiscard]] Status begin_experts(uint32_t layer, std::span<const uint32_t> experts, uint32_t rows);
   [[nodiscard]] Result<std::span<const ReadyExpert>> next_experts();
-  // A pass that needs this share of its layer's experts is one of a sweep.
+  // A pass for so many tokens is one of a sweep: it goes once through a good part of every layer, which the next one
+  // comes back to when it has gone through all the others.
+  static constexpr uint32_t kSweepRows = 32;
+  // A pass that needs this share of its layer's experts is one, too, and then the next layer's will nearly all be
+  // needed: reads those that fit beside this layer's.
   static constexpr double kSweepShare = 0.75;
-  // In a sweep all of the next layer's experts will be needed: reads those that fit beside this layer's.
   void expect_experts(uint32_t layer);
 
   // Whether guesses about `layer`, the next with experts, are welcome: the last ones have paid, or it is time to try
@@ -194,7 +197,7 @@ class WeightStream {
   std::vector<uint32_t> wanted_;
   std::vector<ReadyExpert> ready_;
   uint32_t pass_layer_ = 0;
-  bool sweep_ = false;  // The pass needs nearly all experts of its layer.
+  bool nearly_all_ = false;  // Of its layer's experts are needed by the pass.
   std::vector<double> layer_stalls_;
   double charged_stalls_ = 0.0;
 };

@@ -318,6 +318,35 @@ TEST(Streaming, ASweepFindsWhatTheCacheHoldsBesideTwoLayers) {
   }
 }
 
+// A prompt's tokens may choose far from all experts. The next prompt finds what the cache holds all the same, where a
+// policy that lets go of what was needed longest ago, in passes that come round, would find nothing.
+TEST(Streaming, ASweepThroughAPartOfTheExpertsFindsWhatTheCacheHolds) {
+  const model::WeightSizes sizes = sizes_of(kBundled, kGranule);
+  const auto bytes =
+      sizes.trunk + sizes.embedding_window + static_cast<uint64_t>(0.4 * static_cast<double>(sizes.experts));
+  const Loaded streamed(kBundled, 2, {.weight_bytes = bytes, .granule_bytes = kGranule});
+  ASSERT_NE(streamed.model, nullptr);
+  std::vector<TokenId> ids(model::WeightStream::kSweepRows);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<TokenId>(100 + i % 16 * 37);
+  std::vector<float> logits(streamed.model->spec().vocab);
+  const auto reads_of_chunk = [&] {
+    const uint64_t before = streamed.cache().stats().misses, needed = streamed.cache().stats().needed;
+    const auto sequence = streamed.model->make_sequence(64);
+    const model::Chunk chunk{sequence.get(), ids, false};
+    EXPECT_EQ(message_of(streamed.model->forward({&chunk, 1}, logits.data())), "");
+    const auto missed = static_cast<double>(streamed.cache().stats().misses - before);
+    const auto all = static_cast<double>(streamed.cache().stats().needed - needed);
+    return std::pair(missed, all);
+  };
+  reads_of_chunk();
+  reads_of_chunk();
+  const auto [missed, needed] = reads_of_chunk();
+  const auto held = static_cast<double>(streamed.cache().slots_for(0));
+  EXPECT_LT(needed, 0.75 * 8 * 48) << "or it would be a sweep through all of them";
+  ASSERT_GT(needed, 1.1 * held) << "or the cache would hold all of it";
+  EXPECT_LT(missed, needed - held + 2 * needed / 8);
+}
+
 // Streamed layers of a dense model stand between those that stay, and the disk is given the next ones' reads as soon as
 // a slot was computed: while those that stay, the head and the next token's beginning are.
 TEST(Streaming, DenseLayersAreReadAheadThroughTheWholeToken) {

@@ -81,7 +81,7 @@ void Moe::normalise(const float* in, const Vector& weight, float eps, uint32_t r
 
 // Experts in the order in which they arrive; their sum does not depend on it.
 Status Moe::stream_experts(const Layer& layer, const Work& work, const float* x) {
-  RETURN_IF_ERROR(stream_->begin_experts(layer.index, router_.chosen()));
+  RETURN_IF_ERROR(stream_->begin_experts(layer.index, router_.chosen(), work.rows));
   if (reads_asked) reads_asked(layer.index);
   compute_shared(layer, work, x);
   while (true) {
