@@ -12,8 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "platform/file.h"
-
 namespace mlxf::platform {
 namespace {
 
@@ -94,6 +92,23 @@ Status NewFolder::commit() {
   if (::rename(temporary_.c_str(), path_.c_str()) != 0)
     return tl::unexpected<Error>(system_error(path_, "cannot rename into place", errno));
   temporary_.clear();
+  return flush_folder_of(path_);
+}
+
+Status make_folders(const std::string& path, Readers readers) {
+  for (size_t end = 0; end != std::string::npos;) {
+    end = path.find('/', end + 1);
+    const std::string folder = path.substr(0, end);
+    const mode_t mode = end == std::string::npos && readers == Readers::kOwner ? 0700 : 0777;
+    struct stat status {};
+    if (::stat(folder.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) continue;
+    if (::mkdir(folder.c_str(), mode) == 0) {
+      RETURN_IF_ERROR(flush_folder_of(folder));
+    } else if (const int number = errno; number != EEXIST || ::stat(folder.c_str(), &status) != 0 ||
+                                         !S_ISDIR(status.st_mode)) {  // Or another program was faster.
+      return tl::unexpected<Error>(system_error(folder, "cannot make the folder", number));
+    }
+  }
   return {};
 }
 
