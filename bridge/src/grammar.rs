@@ -34,6 +34,7 @@ const JSON_BLANKS: &str = r"[ \t]|\r?\n[ \t]{0,40}";
 const FAULT_TRIES_MAX: usize = 64;
 
 const ERROR_CHARS_MAX: usize = 500;
+const REGEX_SHOWN_MAX: usize = 60;
 
 pub enum Kind {
     JsonSchema,
@@ -222,9 +223,9 @@ impl Grammars {
         let (mut tokens, mut notes) = (Vec::new(), Vec::new());
         let compile = || match kind {
             Kind::JsonSchema => self.compile_schema(text, &mut notes),
-            Kind::Regex => self.parser(TopLevelGrammar::from_regex(whole_regex(text))).map_err(|message| {
-                Failure::new(Code::Invalid, format!("the regular expression cannot be used: {message}"))
-            }),
+            Kind::Regex => self
+                .parser(TopLevelGrammar::from_regex(whole_regex(text)))
+                .map_err(|message| Failure::new(Code::Invalid, regex_fault(text, &message))),
             Kind::Lark => self.parser(TopLevelGrammar::from_lark(text.to_string())).map_err(|message| {
                 Failure::new(Code::Invalid, format!("the Lark grammar cannot be used: {message}"))
             }),
@@ -283,6 +284,26 @@ fn whole_regex(text: &str) -> &str {
         Some(rest) if rest.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 0 => rest,
         _ => text,
     }
+}
+
+/// One line about a refused expression. `message` is llguidance's, in which the expression is part of a grammar.
+fn regex_fault(text: &str, message: &str) -> String {
+    let pattern = whole_regex(text);
+    let (why, at) = match regex_syntax::Parser::new().parse(pattern) {
+        Err(regex_syntax::Error::Parse(e)) => (e.kind().to_string(), Some(e.span().start.offset)),
+        Err(regex_syntax::Error::Translate(e)) => (e.kind().to_string(), Some(e.span().start.offset)),
+        _ => (message.lines().next().unwrap_or_default().trim().to_string(), None),
+    };
+    let mut shown: String = text.chars().take(REGEX_SHOWN_MAX).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    let shown = shown.replace('\r', "\\r").replace('\n', "\\n");
+    let place = at.map_or(String::new(), |at| {
+        let before = usize::from(text.starts_with('^')) + pattern[..at].chars().count();
+        format!("at character {}: ", before + 1)
+    });
+    format!("the regular expression '{shown}' cannot be used: {place}{}", why.replace('\n', " "))
 }
 
 /// The schemas directly within a schema, each with the path that leads to it.
