@@ -52,8 +52,10 @@ double expected_hit_rate(const ForecastInputs& inputs, const model::Residency& r
   return inputs.trace == nullptr ? share : weights::steady_hit_rate(*inputs.trace, inputs.policy, share);
 }
 
+// Of the layers that each pass reads. No more than the ring has slots stay in these.
 double streamed_layers(const ForecastInputs& inputs, const model::Residency& residency) {
   double total = 0;
+  if (residency.streamed_layers.size() <= model::kRingSlots) return total;
   for (const uint32_t layer : residency.streamed_layers)
     total += static_cast<double>(inputs.sizes.layers[layer]);
   return total;
