@@ -249,7 +249,7 @@ std::unique_ptr<PrefixFolder::Job> PrefixFolder::next_read() {
 
 Status PrefixFolder::write_file(const Job& job) {
   const std::string folder = options_.path + "/" + job.side->place;
-  RETURN_IF_ERROR(platform::make_folders(folder, platform::Readers::kOwner));
+  RETURN_IF_ERROR(platform::make_folder(folder, platform::Readers::kOwner));
   ASSIGN_OR_RETURN(platform::NewFile file, platform::NewFile::create(job.path, platform::Overwrite::kReplace,
                                                                      platform::Readers::kOwner));
   std::function<bool()> goes_on;

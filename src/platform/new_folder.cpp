@@ -95,21 +95,21 @@ Status NewFolder::commit() {
   return flush_folder_of(path_);
 }
 
+Status make_folder(const std::string& path, Readers readers) {
+  struct stat status {};
+  const auto is_there = [&] { return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode); };
+  if (is_there()) return {};
+  if (::mkdir(path.c_str(), readers == Readers::kOwner ? 0700 : 0777) == 0) return flush_folder_of(path);
+  const int number = errno;
+  if (number == EEXIST && is_there()) return {};  // Another program was faster.
+  return tl::unexpected<Error>(system_error(path, "cannot make the folder", number));
+}
+
 Status make_folders(const std::string& path, Readers readers) {
-  for (size_t end = 0; end != std::string::npos;) {
-    end = path.find('/', end + 1);
-    const std::string folder = path.substr(0, end);
-    const mode_t mode = end == std::string::npos && readers == Readers::kOwner ? 0700 : 0777;
-    struct stat status {};
-    if (::stat(folder.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) continue;
-    if (::mkdir(folder.c_str(), mode) == 0) {
-      RETURN_IF_ERROR(flush_folder_of(folder));
-    } else if (const int number = errno; number != EEXIST || ::stat(folder.c_str(), &status) != 0 ||
-                                         !S_ISDIR(status.st_mode)) {  // Or another program was faster.
-      return tl::unexpected<Error>(system_error(folder, "cannot make the folder", number));
-    }
-  }
-  return {};
+  const std::string clean = path.substr(0, path.find_last_not_of('/') + 1);
+  for (size_t end = clean.find('/', 1); end != std::string::npos; end = clean.find('/', end + 1))
+    RETURN_IF_ERROR(make_folder(clean.substr(0, end), Readers::kEverybody));
+  return make_folder(clean.empty() ? path : clean, readers);
 }
 
 }  // namespace mlxf::platform

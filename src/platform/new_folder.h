@@ -38,4 +38,7 @@ class NewFolder {
 // may read it.
 [[nodiscard]] Status make_folders(const std::string& path, Readers readers = Readers::kEverybody);
 
+// The same where the folder above it must be there.
+[[nodiscard]] Status make_folder(const std::string& path, Readers readers = Readers::kEverybody);
+
 }  // namespace mlxf::platform

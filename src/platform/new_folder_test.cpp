@@ -62,7 +62,9 @@ TEST_F(NewFolderTest, ANewFoldersNameIsFlushedWithThoseAboveIt) {
   EXPECT_TRUE(make_folders(path + "//"));
   EXPECT_TRUE(flushed().empty());
   EXPECT_EQ(mode_of(path), 0700u) << "what is there stays as it is";
-  EXPECT_TRUE(make_folders(path + "//d/"));
+  EXPECT_TRUE(make_folders(path + "//d/", Readers::kOwner));
+  EXPECT_EQ(mode_of(path + "/d"), 0700u);
+  EXPECT_TRUE(make_folders("/"));
   EXPECT_TRUE(fs::is_directory(path + "/d"));
   EXPECT_EQ(flushed(), std::vector<std::string>{path});
 }
@@ -76,6 +78,8 @@ TEST_F(NewFolderTest, WhatIsNoFolderIsNamed) {
     EXPECT_NE(made.error().message.find("cannot make the folder"), std::string::npos) << made.error().message;
   }
   EXPECT_FALSE(make_folders(""));
+  EXPECT_FALSE(make_folder(folder_ + "/a/b")) << "there is no folder for it";
+  EXPECT_TRUE(make_folder(folder_ + "/a"));
 }
 
 TEST_F(NewFolderTest, AFilledFolderIsFlushedUnderItsName) {
