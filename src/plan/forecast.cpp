@@ -92,6 +92,10 @@ double block_bytes(const ForecastInputs& inputs) {
   return widening(inputs) * experts_of(inputs).record_bytes / reads_per_expert(inputs);
 }
 
+double pieces_of(double block) {
+  return std::max(1.0, std::ceil(block / static_cast<double>(kQueue.piece_bytes)));
+}
+
 // Seconds of a pass, and what most of them are spent on.
 struct Pass {
   double seconds = 0;
@@ -110,7 +114,7 @@ Pass waiting_pass(const ForecastInputs& inputs, double compute, uint32_t experts
   if (miss <= 0) return {compute, false};
   double reads = reads_per_expert(inputs);
   const double block = block_bytes(inputs);
-  const double pieces = std::max(1.0, std::ceil(block / static_cast<double>(kQueue.piece_bytes)));
+  const double pieces = pieces_of(block);
   const BatchTime batch(inputs.ssd, block / pieces);
   const double layers = inputs.experts.layers();
   const double wait = layers * batch.expected(experts, miss, reads * pieces);
@@ -179,6 +183,12 @@ void forecast_prompt(const ForecastInputs& inputs, Forecast& out) {
 }
 
 }  // namespace
+
+double expert_read_bytes(const ForecastInputs& inputs) {
+  if (inputs.experts.layers() == 0) return 0;
+  const double block = block_bytes(inputs);
+  return block / pieces_of(block);
+}
 
 Result<Forecast> forecast(const ForecastInputs& inputs, uint64_t budget_bytes) {
   Forecast out;
