@@ -87,7 +87,9 @@ typedef enum mlxf_grammar_kind {
      "of": what it describes, "schema", "lenient": true to leave out what cannot be kept}], "tokens": the ids of the
      special tokens}. Other members are not this library's. */
   MLXF_GRAMMAR_COMPOSED = 3,
-  MLXF_GRAMMAR_GBNF = 4 /* Lark that was made of a GBNF grammar, as messages say. */
+  /* JSON: {"lark": what was made of a GBNF grammar, as messages say, "tokens": the ids of the tokens that it names as
+     <[id]>, "other_tokens": true if any others may stand in it, as <[^id]>}. */
+  MLXF_GRAMMAR_GBNF = 4
 } mlxf_grammar_kind;
 
 /* `ends`: the tokens that end a text; may be none. */

@@ -34,6 +34,7 @@ const JSON_BLANKS: &str = r"[ \t]|\r?\n[ \t]{0,40}";
 const FAULT_TRIES_MAX: usize = 64;
 
 const ERROR_CHARS_MAX: usize = 500;
+const REGEX_SHOWN_MAX: usize = 60;
 
 pub enum Kind {
     JsonSchema,
@@ -51,6 +52,15 @@ struct Composed {
     tokens: Vec<u32>,
 }
 
+/// Lark that was made of a GBNF grammar, with the tokens that it names.
+#[derive(Deserialize)]
+struct Made {
+    lark: String,
+    tokens: Vec<u32>,
+    /// Any others may stand in it too, special ones among them.
+    other_tokens: bool,
+}
+
 #[derive(Deserialize)]
 struct Named {
     name: String,
@@ -64,6 +74,7 @@ struct Named {
 pub struct Grammars {
     factory: ParserFactory,
     allowed: Arc<Allowed>,
+    others: Vec<u32>, // All tokens but those that end a text.
 }
 
 /// Bits of tokens, 32 to a word.
@@ -93,6 +104,7 @@ impl Grammars {
             return Err(Failure::new(Code::Invalid, format!("end token {end} is not in the vocabulary of {count}")));
         }
         let mut text = vec![0; count.div_ceil(32)];
+        let mut others = text.clone();
         let mut words = Vec::with_capacity(count);
         for id in 0..count {
             let bytes = &table.bytes[table.offsets[id] as usize..table.offsets[id + 1] as usize];
@@ -102,6 +114,9 @@ impl Grammars {
                 && !bytes.is_empty()
                 && bytes.len() <= TOKEN_BYTES_MAX
                 && !bytes.contains(&TokTrie::SPECIAL_TOKEN_MARKER);
+            if table.flags[id] & GAP == 0 && !ends.contains(&(id as u32)) && !bytes.is_empty() {
+                set(&mut others, id as u32);
+            }
             words.push(if usable { bytes.to_vec() } else { Vec::new() });
             if usable {
                 set(&mut text, id as u32);
@@ -122,7 +137,7 @@ impl Grammars {
         limits.max_lexer_states = LEXER_STATES_MAX;
         limits.max_grammar_size = GRAMMAR_SYMBOLS_MAX;
         limits.step_max_items = STEP_ITEMS_MAX;
-        Ok(Grammars { factory, allowed: Arc::new(Allowed { text, ends: ends.to_vec() }) })
+        Ok(Grammars { factory, allowed: Arc::new(Allowed { text, ends: ends.to_vec() }), others })
     }
 
     fn parser(&self, grammar: TopLevelGrammar) -> Result<TokenParser, String> {
@@ -219,18 +234,24 @@ impl Grammars {
             let message = format!("the grammar has {} bytes; at most {most} are read", text.len());
             return Err(Failure::new(Code::Invalid, message));
         }
-        let (mut tokens, mut notes) = (Vec::new(), Vec::new());
+        let (mut tokens, mut notes, mut other_tokens) = (Vec::new(), Vec::new(), false);
         let compile = || match kind {
             Kind::JsonSchema => self.compile_schema(text, &mut notes),
-            Kind::Regex => self.parser(TopLevelGrammar::from_regex(whole_regex(text))).map_err(|message| {
-                Failure::new(Code::Invalid, format!("the regular expression cannot be used: {message}"))
-            }),
+            Kind::Regex => self
+                .parser(TopLevelGrammar::from_regex(whole_regex(text)))
+                .map_err(|message| Failure::new(Code::Invalid, regex_fault(text, &message))),
             Kind::Lark => self.parser(TopLevelGrammar::from_lark(text.to_string())).map_err(|message| {
                 Failure::new(Code::Invalid, format!("the Lark grammar cannot be used: {message}"))
             }),
-            Kind::Gbnf => self.parser(TopLevelGrammar::from_lark(text.to_string())).map_err(|message| {
-                Failure::new(Code::Invalid, format!("the GBNF grammar cannot be used: {message}"))
-            }),
+            Kind::Gbnf => {
+                let made: Made = serde_json::from_str(text).map_err(|e| {
+                    Failure::new(Code::Internal, format!("the translated grammar is not what it must be: {e}"))
+                })?;
+                (tokens, other_tokens) = (made.tokens, made.other_tokens);
+                self.parser(TopLevelGrammar::from_lark(made.lark)).map_err(|message| {
+                    Failure::new(Code::Invalid, format!("the GBNF grammar cannot be used: {message}"))
+                })
+            }
             Kind::Composed => self.compile_composed(text, &mut tokens, &mut notes),
         };
         let (parser, bytes) = on_own_stack(|| {
@@ -238,8 +259,8 @@ impl Grammars {
             Ok((parser?, bytes))
         })?;
         let mut allowed = self.allowed.clone();
-        if !tokens.is_empty() {
-            let mut text = allowed.text.clone();
+        if !tokens.is_empty() || other_tokens {
+            let mut text = if other_tokens { self.others.clone() } else { allowed.text.clone() };
             tokens.iter().for_each(|token| set(&mut text, *token));
             allowed = Arc::new(Allowed { text, ends: allowed.ends.clone() });
         }
@@ -283,6 +304,26 @@ fn whole_regex(text: &str) -> &str {
         Some(rest) if rest.bytes().rev().take_while(|b| *b == b'\\').count() % 2 == 0 => rest,
         _ => text,
     }
+}
+
+/// One line about a refused expression. `message` is llguidance's, in which the expression is part of a grammar.
+fn regex_fault(text: &str, message: &str) -> String {
+    let pattern = whole_regex(text);
+    let (why, at) = match regex_syntax::Parser::new().parse(pattern) {
+        Err(regex_syntax::Error::Parse(e)) => (e.kind().to_string(), Some(e.span().start.offset)),
+        Err(regex_syntax::Error::Translate(e)) => (e.kind().to_string(), Some(e.span().start.offset)),
+        _ => (message.lines().next().unwrap_or_default().trim().to_string(), None),
+    };
+    let mut shown: String = text.chars().take(REGEX_SHOWN_MAX).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    let shown = shown.replace('\r', "\\r").replace('\n', "\\n");
+    let place = at.map_or(String::new(), |at| {
+        let before = usize::from(text.starts_with('^')) + pattern[..at].chars().count();
+        format!("at character {}: ", before + 1)
+    });
+    format!("the regular expression '{shown}' cannot be used: {place}{}", why.replace('\n', " "))
 }
 
 /// The schemas directly within a schema, each with the path that leads to it.

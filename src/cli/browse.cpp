@@ -218,6 +218,12 @@ Result<Row> row_of(const convert::KnownModel& model, const Flags& flags, const M
   return row;
 }
 
+// One that could not be looked at, which says nothing of the others.
+struct LeftOut {
+  const convert::KnownModel* model = nullptr;
+  Error why;
+};
+
 Json to_json(const Row& row) {
   Json out = {{"title", row.model->title},
               {"name", row.model->name()},
@@ -287,25 +293,38 @@ Status run(const Flags& flags) {
   if (wanted.empty())
     return fail(ErrorCode::kInvalidArgument,
                 "no known model matches '" + flags.filter + "'; mlx-flash browse without a filter shows all");
+  watch_termination();  // Files that are looked at are removed first.
   ASSIGN_OR_RETURN(const Machine machine, this_machine(flags));
   const auto cached = cached_models();
   std::vector<Row> rows;
   rows.reserve(wanted.size());
+  std::vector<LeftOut> left_out;
   const auto progress = progress_line("looking at models");
   for (const convert::KnownModel* model : wanted) {
-    if (progress) progress(rows.size(), wanted.size());
+    if (interrupted()) return fail(ErrorCode::kCancelled, "interrupted");
+    if (progress) progress(rows.size() + left_out.size(), wanted.size());
     const bool here = cached && hub::find_model(*cached, model->name()).has_value();
-    ASSIGN_OR_RETURN(Row row, row_of(*model, flags, machine, here));
-    rows.push_back(std::move(row));
+    Result<Row> row = row_of(*model, flags, machine, here);
+    if (row) {
+      rows.push_back(std::move(*row));
+    } else {
+      left_out.push_back({model, std::move(row).error()});
+    }
   }
   if (progress) progress(wanted.size(), wanted.size());
+  if (rows.empty()) return tl::unexpected<Error>(left_out.front().why);
+  for (const auto& [model, why] : left_out)
+    std::fprintf(stderr, "%s is left out: %s\n", std::string(model->title).c_str(), why.message.c_str());
   if (flags.json) {
     Json out = {{"budget_bytes", machine.budget},
                 {"context_tokens", flags.context},
                 {"disk_free_bytes", machine.disk_free},
                 {"rates_from", machine.rates_from},
-                {"models", Json::array()}};
+                {"models", Json::array()},
+                {"left_out", Json::array()}};
     for (const Row& row : rows) out["models"].push_back(to_json(row));
+    for (const auto& [model, why] : left_out)
+      out["left_out"].push_back({{"title", model->title}, {"name", model->name()}, {"why", why.message}});
     std::printf("%s\n", dump_json(out, 2).c_str());
   } else {
     print(rows, flags, machine);

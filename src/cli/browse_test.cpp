@@ -1,8 +1,10 @@
 // `browse` as its users see it, with a profile that is stored first by a short measurement.
 #include <gtest/gtest.h>
 
+#include <csignal>
 #include <filesystem>
 #include <string>
+#include <thread>
 
 #include "base/json.h"
 #include "cli/run_program.h"
@@ -23,6 +25,13 @@ class Browse : public testing::Test {
     auto json = parse_json(outcome.output);
     EXPECT_TRUE(json) << outcome.output;
     return json ? (*json)["models"] : Json::array();
+  }
+
+  [[nodiscard]] size_t outlines() const {
+    size_t count = 0;
+    for (const auto& file : std::filesystem::directory_iterator(cache_))
+      count += file.path().filename().string().find(".gguf") != std::string::npos ? 1 : 0;
+    return count;
   }
 
   const std::string cache_ = temporary("browse");
@@ -54,6 +63,55 @@ TEST_F(Browse, SaysWhatFitsAndWhatToExpect) {
   EXPECT_GT(refused[0]["floor_bytes"], uint64_t{200} << 20);
   for (const auto& left : std::filesystem::directory_iterator(cache_))
     EXPECT_NE(left.path().extension(), ".gguf") << "nothing stays behind";
+}
+
+// A limit on the size of files stands for a disk that takes no more.
+TEST_F(Browse, AModelThatCannotBeLaidOutIsLeftOutAndTheOthersAreShown) {
+  const std::string limited = "trap '' XFSZ; ulimit -f 3000000; " + program_;  // 1.5 or 3 GB
+  const Outcome outcome = run_as(limited, "browse --json -t 1 --memory-budget none qwen3 2> /dev/null");
+  EXPECT_EQ(outcome.code, 0) << outcome.output;
+  const auto json = parse_json(outcome.output);
+  ASSERT_TRUE(json) << outcome.output;
+  ASSERT_FALSE((*json)["models"].empty());
+  EXPECT_EQ((*json)["models"][0]["title"], "Qwen3 0.6B");
+  bool found = false;
+  for (const Json& one : (*json)["left_out"]) {
+    found = found || one["title"] == "Qwen3 8B";
+    EXPECT_NE(one["why"].get<std::string>().find("laying out"), std::string::npos) << one;
+  }
+  EXPECT_TRUE(found) << outcome.output;
+  const Outcome text = run_as(limited, "browse -t 1 --memory-budget none qwen3");
+  EXPECT_NE(text.output.find("Qwen3 8B is left out: "), std::string::npos) << text.output;
+  const Outcome none = run_as(limited, "browse -t 1 --memory-budget none qwen3-8b");
+  EXPECT_EQ(none.code, 1) << none.output;
+  EXPECT_NE(none.output.find("laying out Qwen3 8B"), std::string::npos) << none.output;
+}
+
+TEST_F(Browse, NothingStaysBehindAfterASignal) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    const pid_t child = fork();
+    ASSERT_GE(child, 0);
+    if (child == 0) {
+      // The memory budget is none, so that nothing depends on what others take.
+      const std::string command =
+          "exec env " + program_ + " browse -t 1 --memory-budget none > /dev/null 2>&1";
+      execl("/bin/sh", "sh", "-c", command.c_str(), nullptr);
+      _exit(127);
+    }
+    int status = 0;
+    bool told = false;
+    while (waitpid(child, &status, WNOHANG) == 0) {
+      if (told || outlines() == 0) {
+        std::this_thread::yield();
+        continue;
+      }
+      told = kill(child, signal) == 0;
+    }
+    EXPECT_TRUE(told);
+    EXPECT_TRUE(WIFEXITED(status)) << status;
+    EXPECT_EQ(WEXITSTATUS(status), 1);
+    EXPECT_EQ(outlines(), 0u);
+  }
 }
 
 TEST_F(Browse, FiltersByName) {

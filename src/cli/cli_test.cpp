@@ -41,6 +41,8 @@ TEST(Program, WrongUsageNamesWhatIsWrongAndWhereHelpIs) {
       {"run -p x more", "'more' was not expected", "mlx-flash run --help"},
       {"--prot 8080", "there is no option --prot", "mlx-flash serve --help"},
       {"serve --port 99999", "--port: Value 99999 not in range 0 to 65535", "mlx-flash serve --help"},
+      {"logits -m x --ids 1,x,3 -o y", "mlx-flash: --ids: 'x' is no token id", "mlx-flash logits --help"},
+      {"logits -m x --ids 1,-2 -o y", "mlx-flash: --ids: '-2' is no token id", "mlx-flash logits --help"},
       {"ps --port x", "--port: Value x not in range 1 to 65535", "mlx-flash ps --help"},
       {"trace replay", "required", "mlx-flash trace replay --help"},
       {"frobnicate -x", "there is no command frobnicate", "mlx-flash --help"},

@@ -90,6 +90,8 @@ struct SamplingFlags {
 
 // True once the user pressed Ctrl-C since watch_interrupts(); the next press after that ends the program.
 void watch_interrupts();
+// The same, and of SIGTERM.
+void watch_termination();
 [[nodiscard]] bool interrupted();
 void clear_interrupt();
 

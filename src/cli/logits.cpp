@@ -1,7 +1,9 @@
 // logits: the model's logits for given token ids, written as safetensors. Needs no tokenizer.
 #include <algorithm>
+#include <charconv>
 #include <memory>
-#include <sstream>
+#include <string>
+#include <system_error>
 #include <vector>
 
 #include "cli/commands.h"
@@ -41,6 +43,14 @@ Status write(const Flags& flags, const std::vector<float>& logits, uint64_t voca
   return writer.finish();
 }
 
+// Empty for the number of a token.
+std::string problem_of_id(const std::string& text) {
+  TokenId id = 0;
+  const auto [end, problem] = std::from_chars(text.data(), text.data() + text.size(), id);
+  const bool fits = problem == std::errc() && end == text.data() + text.size() && id >= 0;
+  return fits ? "" : "'" + text + "' is no token id, which are whole numbers from 0 on: 1,2,3";
+}
+
 Status run(const Flags& flags) {
   engine::EngineOptions options;
   options.context_tokens = static_cast<uint32_t>(flags.ids.size());
@@ -71,7 +81,10 @@ void add_logits(CLI::App& app, Action& action) {
   CLI::App* command =
       app.add_subcommand("logits", "Write the logits for given token ids (needs no tokenizer)");
   flags->model.add_to(*command);
-  command->add_option("--ids", flags->ids, "Token ids: 1,2,3")->required()->delimiter(',');
+  command->add_option("--ids", flags->ids, "Token ids: 1,2,3")
+      ->required()
+      ->delimiter(',')
+      ->check(CLI::Validator(problem_of_id, ""));
   command->add_option("-o,--output", flags->out, "Safetensors file: logits f32 [tokens, vocab]")->required();
   command->add_flag("--hidden", flags->hidden, "Also hidden f32 [layers + 1, tokens, width]");
   command->add_flag("--overwrite", flags->overwrite, "Replace an existing file");

@@ -10,6 +10,7 @@
 #include "plan/model_work.h"
 #include "platform/file.h"
 #include "platform/process.h"
+#include "storage/storage.h"
 
 namespace mlxf::cli {
 namespace {
@@ -63,6 +64,7 @@ Status Planner::find_rates(const PlannerOptions& options, bool floats) {
   } else if (options.otherwise != nullptr) {
     profile_ = *options.otherwise;
     rates_from_ = "measured in this run";
+    add_expert_rates(file);
   } else {
     ASSIGN_OR_RETURN(profile_, measured_profile(file));
     rates_from_ = "measured just now";
@@ -85,6 +87,23 @@ Status Planner::find_rates(const PlannerOptions& options, bool floats) {
     if (peak.isa == profile_.machine.isa)
       inputs_->rates.ops_s = floats ? peak.f32_ops_s.all : peak.int8_ops_s.all;
   return {};
+}
+
+// What was measured beside a run is the rate of large reads. Those of small experts are slower, and few at a time.
+void Planner::add_expert_rates(const std::string& file) {
+  const double wanted = plan::expert_read_bytes(*inputs_);
+  if (profile_.ssd.empty() || wanted == 0) return;
+  constexpr uint64_t kAlign = storage::Storage::kAlign;
+  const uint64_t block = (static_cast<uint64_t>(wanted) + kAlign - 1) / kAlign * kAlign;
+  const auto has_row = [block](const plan::SsdRate& row) { return row.block_bytes == block; };
+  if (std::any_of(profile_.ssd.begin(), profile_.ssd.end(), has_row)) return;
+  plan::SsdOptions quick;
+  quick.blocks = {block};
+  quick.depths = {1, 4, 16};
+  quick.seconds_each = 0.2;
+  const auto table = plan::measure_ssd(file, quick);
+  if (!table) return;  // Of a file that is too short for that, what is known must do.
+  profile_.ssd.insert(profile_.ssd.end(), table->rates.begin(), table->rates.end());
 }
 
 Status Planner::measure(const PlannerOptions& options) {

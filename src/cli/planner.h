@@ -60,6 +60,7 @@ class Planner {
 
  private:
   Planner() = default;
+  void add_expert_rates(const std::string& file);
   Status find_rates(const PlannerOptions& options, bool floats);
   Status measure(const PlannerOptions& options);
 

@@ -256,7 +256,8 @@ const std::vector<ModelShape> kShapes = {
      .expert_groups_used = 1,
      .routed_scale = 1.0f,
      .rope_dims = 64},
-    // meta-llama/Llama-4-Scout-17B-16E: the text model.
+    // meta-llama/Llama-4-Scout-17B-16E-Instruct: the text model. The one that it was trained from is the same but for
+    // its context of 262,144.
     {.name = "llama4-scout",
      .title = "Synthetic Llama 4 Scout",
      .family = ShapeFamily::kLlama4,
@@ -269,7 +270,7 @@ const std::vector<ModelShape> kShapes = {
      .head_dim = 128,
      .experts = 16,
      .experts_used = 1,
-     .context = 262144,
+     .context = 10485760,
      .rope_base = 5e5f,
      .norm_eps = 1e-5f,
      .vocabulary = VocabularyKind::kLlama4,

@@ -22,6 +22,15 @@ AnswerConstraint::AnswerConstraint(const Constraint& constraint, const text::Tok
       tokenizer_(tokenizer),
       phase_(constraint.thinking.state == State::kOpen ? Phase::kThinking : Phase::kFirst),
       words_((tokenizer.vocab_size() + 31) / 32) {
+  const text::Thinking& thinking = constraint.thinking;
+  const auto names = [&](const std::string& mark) {
+    const auto token = tokenizer.find_token(mark);
+    return token && constraint.grammar.names(*token);
+  };
+  if (thinking.state != State::kNone && !opens() && (names(thinking.open) || names(thinking.close))) {
+    phase_ = Phase::kText;
+    return;
+  }
   if (opens()) opening_token_ = tokenizer.find_token(constraint.opening);
   if (constraint.thinking.state == State::kMayOpen)
     open_token_ = tokenizer.find_token(constraint.thinking.open);

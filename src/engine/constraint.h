@@ -3,6 +3,7 @@
 // A Constraint is part of a request, immutable and shared. An AnswerConstraint follows one answer; it belongs to its
 // Generation. Of a model that thinks aloud, the grammar begins behind the mark that closes the thinking; until then
 // the answer is free but cannot end, unless with a call, and the mark cannot come in one token with text of the answer.
+// A grammar in which one of the marks stands by name says itself what the thinking is, and holds from the first token.
 // What must follow the mark (the end of a channel's header) comes next and nothing else. With an opening
 // mark the answer is free but for what stands behind each such mark (not those in the thinking): that must fit the
 // grammar, until the grammar is complete.

@@ -428,6 +428,26 @@ std::vector<TokenId> with_end(const std::string& text) {
 }
 
 // Answers in channels: a header's end must come behind its mark, as the token that it is or as text.
+TEST(AnswerConstraint, AGrammarThatNamesTheThinkingHoldsFromTheFirstToken) {
+  const text::Thinking may = {text::Thinking::State::kMayOpen, "A", "B"};
+  const text::Thinking open = {text::Thinking::State::kOpen, "A", "B"};
+  const TokenId begin = *tokenizer().find_token("A"), end = *tokenizer().find_token("B");
+  const auto number = [](TokenId token) { return "<[" + std::to_string(token) + "]>"; };
+  const std::string rest = "!" + number(end) + "{2} " + number(end) + " \"yes\"";
+  const auto closes = answer(request(constraint(Kind::kGbnf, "root ::= " + rest, open)), 1);
+  EXPECT_EQ(closes.error, "");
+  ASSERT_GT(closes.tokens.size(), 3u);
+  EXPECT_EQ(closes.tokens[2], end);
+  EXPECT_TRUE(closes.text.ends_with("Byes")) << closes.text;
+  const auto both =
+      answer(request(constraint(Kind::kGbnf, "root ::= " + number(begin) + " " + rest, may)), 2);
+  EXPECT_EQ(both.error, "");
+  ASSERT_GT(both.tokens.size(), 4u);
+  EXPECT_EQ(both.tokens[0], begin);
+  EXPECT_EQ(both.tokens[3], end);
+  EXPECT_TRUE(both.text.ends_with("Byes")) << both.text;
+}
+
 TEST(AnswerConstraint, HoldsTheFinalChannelAlone) {
   const TokenId token = tokenizer().find_token("A").value();
   for (const std::string message : {"A", "<message>"}) {

@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "engine/prefix_shelf.h"
+#include "platform/new_folder.h"
 #include "platform/random_bytes.h"
 
 namespace mlxf::engine {
@@ -67,10 +68,8 @@ PrefixFolder::~PrefixFolder() {
 }
 
 Result<std::unique_ptr<PrefixFolder>> PrefixFolder::open(PrefixFolderOptions options) {
-  std::error_code code;
-  if (fs::create_directories(options.path, code) && !code)
-    fs::permissions(options.path, fs::perms::owner_all, code);  // It tells what was said.
-  if (code) return fail(ErrorCode::kIo, options.path + ": cannot make the folder: " + code.message());
+  // It tells what was said.
+  RETURN_IF_ERROR(platform::make_folders(options.path, platform::Readers::kOwner));
   ASSIGN_OR_RETURN(platform::FolderLock lock, platform::FolderLock::take(options.path));
   ASSIGN_OR_RETURN(ContentsReader reader, ContentsReader::make(options.io));
   std::unique_ptr<PrefixFolder> folder(
@@ -250,8 +249,7 @@ std::unique_ptr<PrefixFolder::Job> PrefixFolder::next_read() {
 
 Status PrefixFolder::write_file(const Job& job) {
   const std::string folder = options_.path + "/" + job.side->place;
-  std::error_code code;
-  if (fs::create_directory(folder, code)) fs::permissions(folder, fs::perms::owner_all, code);
+  RETURN_IF_ERROR(platform::make_folder(folder, platform::Readers::kOwner));
   ASSIGN_OR_RETURN(platform::NewFile file, platform::NewFile::create(job.path, platform::Overwrite::kReplace,
                                                                      platform::Readers::kOwner));
   std::function<bool()> goes_on;

@@ -52,8 +52,10 @@ double expected_hit_rate(const ForecastInputs& inputs, const model::Residency& r
   return inputs.trace == nullptr ? share : weights::steady_hit_rate(*inputs.trace, inputs.policy, share);
 }
 
+// Of the layers that each pass reads. No more than the ring has slots stay in these.
 double streamed_layers(const ForecastInputs& inputs, const model::Residency& residency) {
   double total = 0;
+  if (residency.streamed_layers.size() <= model::kRingSlots) return total;
   for (const uint32_t layer : residency.streamed_layers)
     total += static_cast<double>(inputs.sizes.layers[layer]);
   return total;
@@ -90,6 +92,10 @@ double block_bytes(const ForecastInputs& inputs) {
   return widening(inputs) * experts_of(inputs).record_bytes / reads_per_expert(inputs);
 }
 
+double pieces_of(double block) {
+  return std::max(1.0, std::ceil(block / static_cast<double>(kQueue.piece_bytes)));
+}
+
 // Seconds of a pass, and what most of them are spent on.
 struct Pass {
   double seconds = 0;
@@ -108,7 +114,7 @@ Pass waiting_pass(const ForecastInputs& inputs, double compute, uint32_t experts
   if (miss <= 0) return {compute, false};
   double reads = reads_per_expert(inputs);
   const double block = block_bytes(inputs);
-  const double pieces = std::max(1.0, std::ceil(block / static_cast<double>(kQueue.piece_bytes)));
+  const double pieces = pieces_of(block);
   const BatchTime batch(inputs.ssd, block / pieces);
   const double layers = inputs.experts.layers();
   const double wait = layers * batch.expected(experts, miss, reads * pieces);
@@ -177,6 +183,12 @@ void forecast_prompt(const ForecastInputs& inputs, Forecast& out) {
 }
 
 }  // namespace
+
+double expert_read_bytes(const ForecastInputs& inputs) {
+  if (inputs.experts.layers() == 0) return 0;
+  const double block = block_bytes(inputs);
+  return block / pieces_of(block);
+}
 
 Result<Forecast> forecast(const ForecastInputs& inputs, uint64_t budget_bytes) {
   Forecast out;

@@ -57,6 +57,9 @@ struct Forecast {
   const char* prompt_bound = "";
 };
 
+// Of one read of an expert that is not there, the rate of which the forecast depends on; 0 for a dense model.
+[[nodiscard]] double expert_read_bytes(const ForecastInputs& inputs);
+
 // `budget_bytes` 0: without a limit. kOutOfBudget below the floor, kInvalidArgument without a rate that is needed.
 [[nodiscard]] Result<Forecast> forecast(const ForecastInputs& inputs, uint64_t budget_bytes);
 

@@ -91,6 +91,20 @@ TEST(ForecastTest, LayersThatDoNotFitAreReadUnderTheOthers) {
   EXPECT_STREQ(result->prompt_bound, "ssd");
 }
 
+TEST(ForecastTest, LayersThatTheRingHoldsAreNotReadForEachToken) {
+  const model::ModelSpec spec = tiny_spec(10, false);
+  ForecastInputs inputs = dense_inputs(spec);
+  inputs.ssd = kDisk;
+  for (uint64_t budget = 1400 * kMB; budget > 900 * kMB; budget -= 25 * kMB) {
+    const auto result = forecast(inputs, budget);
+    ASSERT_TRUE(result) << result.error().message;
+    const size_t streamed = result->memory.residency.streamed_layers.size();
+    EXPECT_DOUBLE_EQ(result->read_bytes_per_token,
+                     streamed <= 2 ? 0.0 : static_cast<double>(streamed) * 100e6);
+    EXPECT_STREQ(result->decode_bound, streamed <= 2 ? "ram" : "ssd");
+  }
+}
+
 TEST(ForecastTest, ExpertsAreReadAfterTheirRouter) {
   const model::ModelSpec spec = tiny_spec(10, true);
   ForecastInputs inputs = mixture_inputs(spec);

@@ -44,8 +44,12 @@ FileIdentity identity_of(const struct stat& status) {
           static_cast<uint64_t>(status.st_size), nanoseconds(modified), nanoseconds(changed)};
 }
 
-// So that a name that was given or taken is on the disk. A file system that cannot do that for folders has nothing to
-// flush.
+void close_if_open(int descriptor) {
+  if (descriptor >= 0) ::close(descriptor);
+}
+
+}  // namespace
+
 Status flush_folder_of(const std::string& path) {
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, std::max<size_t>(slash, 1));
@@ -56,12 +60,6 @@ Status flush_folder_of(const std::string& path) {
   if (number != EIO) return {};
   return tl::unexpected<Error>(system_error(folder, "cannot flush to the disk", number));
 }
-
-void close_if_open(int descriptor) {
-  if (descriptor >= 0) ::close(descriptor);
-}
-
-}  // namespace
 
 File::File(std::string path, int descriptor, const FileIdentity& identity)
     : path_(std::move(path)), descriptor_(descriptor), identity_(identity) {}

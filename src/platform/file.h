@@ -55,6 +55,10 @@ class File {
 // The whole of a file that is at most `bytes_max` long.
 [[nodiscard]] Result<std::string> read_whole_file(const std::string& path, uint64_t bytes_max);
 
+// So that a name that was given or taken in the folder of `path` is on the disk. A file system that cannot do that for
+// folders has nothing to flush.
+[[nodiscard]] Status flush_folder_of(const std::string& path);
+
 enum class Overwrite : uint8_t { kRefuse, kReplace };
 enum class Readers : uint8_t { kEverybody, kOwner };
 

@@ -12,8 +12,6 @@
 #include <utility>
 #include <vector>
 
-#include "platform/file.h"
-
 namespace mlxf::platform {
 namespace {
 
@@ -94,7 +92,24 @@ Status NewFolder::commit() {
   if (::rename(temporary_.c_str(), path_.c_str()) != 0)
     return tl::unexpected<Error>(system_error(path_, "cannot rename into place", errno));
   temporary_.clear();
-  return {};
+  return flush_folder_of(path_);
+}
+
+Status make_folder(const std::string& path, Readers readers) {
+  struct stat status {};
+  const auto is_there = [&] { return ::stat(path.c_str(), &status) == 0 && S_ISDIR(status.st_mode); };
+  if (is_there()) return {};
+  if (::mkdir(path.c_str(), readers == Readers::kOwner ? 0700 : 0777) == 0) return flush_folder_of(path);
+  const int number = errno;
+  if (number == EEXIST && is_there()) return {};  // Another program was faster.
+  return tl::unexpected<Error>(system_error(path, "cannot make the folder", number));
+}
+
+Status make_folders(const std::string& path, Readers readers) {
+  const std::string clean = path.substr(0, path.find_last_not_of('/') + 1);
+  for (size_t end = clean.find('/', 1); end != std::string::npos; end = clean.find('/', end + 1))
+    RETURN_IF_ERROR(make_folder(clean.substr(0, end), Readers::kEverybody));
+  return make_folder(clean.empty() ? path : clean, readers);
 }
 
 }  // namespace mlxf::platform

@@ -1,12 +1,14 @@
 // NewFolder: a folder that is filled under a temporary name and appears under its own name whole or not at all.
 //
 // commit() renames it; without commit() the destructor removes it with the files directly inside (no deeper).
-// Refuses a path that exists. One thread.
+// Refuses a path that exists. One thread. Its name is on the disk once commit() returns, as are those of the folders
+// that make_folders() makes.
 #pragma once
 
 #include <string>
 
 #include "base/result.h"
+#include "platform/file.h"
 
 namespace mlxf::platform {
 
@@ -31,5 +33,12 @@ class NewFolder {
   std::string path_;
   std::string temporary_;  // Empty after commit().
 };
+
+// The folder, and those above it that are missing; `readers` is for the last. Fine where it is there already, whoever
+// may read it.
+[[nodiscard]] Status make_folders(const std::string& path, Readers readers = Readers::kEverybody);
+
+// The same where the folder above it must be there.
+[[nodiscard]] Status make_folder(const std::string& path, Readers readers = Readers::kEverybody);
 
 }  // namespace mlxf::platform

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -54,7 +55,10 @@ class LarkWriter {
  public:
   explicit LarkWriter(const GbnfGrammar& grammar) : grammar_(grammar), lexemes_(choose_lexemes(grammar)) {}
 
-  std::string write() {
+  // What cannot be written: a token that cannot be told from text.
+  [[nodiscard]] std::optional<uint32_t> unclear() const { return lexemes_.unclear; }
+
+  GbnfLark write() {
     const uint32_t root = grammar_.rules[grammar_.root].body;
     const std::string start = lexemes_.whole ? lexeme(root) : structure(root);
     out_.insert(0, "start: " + start + "\n");
@@ -67,7 +71,10 @@ class LarkWriter {
       const std::string written = terminal ? regular(body, Place::kAlone) : structure(body);
       define(terminal ? 'T' : 'r', rule, written);
     }
-    return std::move(out_);
+    GbnfLark made{std::move(out_), {}, other_tokens_};
+    for (const GbnfToken& token : grammar_.tokens)
+      if (!token.is_end) made.tokens.push_back(*token.id);
+    return made;
   }
 
  private:
@@ -91,9 +98,31 @@ class LarkWriter {
   // What is opened: its parts are lexemes or rules of the grammar.
   std::string structure(uint32_t at) {
     const GbnfNode& node = grammar_.nodes[at];
-    if (node.kind == Kind::kChars || !lexemes_.opened[resolved(grammar_, at)]) return lexeme(at);
+    const uint32_t meant = resolved(grammar_, at);
+    if (grammar_.nodes[meant].kind == Kind::kToken) return token(grammar_.nodes[meant]);
+    if (node.kind == Kind::kChars || !lexemes_.opened[meant]) return lexeme(at);
     if (node.kind == Kind::kRule) return named('r', node.rule, rules_);
     return combined(node, [this](uint32_t part) { return structure(part); });
+  }
+
+  // No token is in two of the sets that are written here: the engine goes on with the first one that it finds.
+  std::string token(const GbnfNode& node) {
+    const auto one = [this](size_t index) {
+      return "<[" + std::to_string(*grammar_.tokens[index].id) + "]>";
+    };
+    if (!node.negated) return one(node.token);
+    std::string text = name('n', node.token);
+    if (!defined_.emplace(text, true).second) return text;
+    std::string named, body;
+    for (size_t i = 0; i < grammar_.tokens.size(); ++i) {
+      if (grammar_.tokens[i].is_end) continue;
+      if (!named.empty()) named += ',';
+      named += std::to_string(*grammar_.tokens[i].id);
+      if (i != node.token) body += " | " + one(i);
+    }
+    define('n', node.token, (named.empty() ? "<[*]>" : "<[^" + named + "]>") + body);
+    other_tokens_ = true;
+    return text;
   }
 
   // A terminal of its own; equal ones are one.
@@ -148,7 +177,38 @@ class LarkWriter {
   std::map<std::string, bool> defined_;
   std::map<std::string, size_t> lexeme_names_;  // By what they are.
   std::vector<uint32_t> rules_, terminals_;     // To be defined.
+  bool other_tokens_ = false;
 };
+
+// What the vocabulary says of the grammar's tokens, of which those that are the same become one.
+Status find_tokens(std::string_view text, const GbnfVocabulary& vocabulary, GbnfGrammar& grammar) {
+  std::vector<GbnfToken> found;
+  std::vector<uint32_t> becomes;
+  becomes.reserve(grammar.tokens.size());
+  for (GbnfToken& token : grammar.tokens) {
+    const auto fact = token.id ? vocabulary.by_id(*token.id) : vocabulary.by_text(token.text);
+    if (!fact) return tl::unexpected<Error>(gbnf_error(text, token.at, fact.error().message));
+    const auto same = std::find_if(found.begin(), found.end(),
+                                   [&fact](const GbnfToken& other) { return other.id == fact->id; });
+    becomes.push_back(static_cast<uint32_t>(same - found.begin()));
+    if (same != found.end()) continue;
+    token.id = fact->id;
+    token.is_text = fact->is_text;
+    token.is_end = fact->is_end;
+    found.push_back(std::move(token));
+  }
+  grammar.tokens = std::move(found);
+  for (GbnfNode& node : grammar.nodes) {
+    if (node.kind != Kind::kToken) continue;
+    node.token = becomes[node.token];
+    const GbnfToken& token = grammar.tokens[node.token];
+    if (token.is_end && !node.negated)
+      return tl::unexpected<Error>(gbnf_error(
+          text, token.at,
+          token.text + " ends the answer: it comes where the grammar ends, and cannot stand in a rule"));
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -165,9 +225,19 @@ bool is_gbnf(std::string_view text) {
   return text.substr(at).starts_with("::=");
 }
 
-Result<std::string> gbnf_to_lark(std::string_view text) {
-  ASSIGN_OR_RETURN(const GbnfGrammar grammar, parse_gbnf(text));
-  return LarkWriter(grammar).write();
+Result<GbnfLark> gbnf_to_lark(std::string_view text, const GbnfVocabulary& vocabulary) {
+  ASSIGN_OR_RETURN(GbnfGrammar grammar, parse_gbnf(text));
+  RETURN_IF_ERROR(find_tokens(text, vocabulary, grammar));
+  LarkWriter writer(grammar);
+  if (const auto unclear = writer.unclear()) {
+    const GbnfNode& node = grammar.nodes[*unclear];
+    const GbnfToken& token = grammar.tokens[node.token];
+    return tl::unexpected<Error>(gbnf_error(text, token.at,
+                                            (node.negated ? "!" : "") + token.text +
+                                                " can be a token of text, and other text can stand in its "
+                                                "place: they cannot be told apart here"));
+  }
+  return writer.write();
 }
 
 }  // namespace mlxf::text

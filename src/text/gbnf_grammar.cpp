@@ -18,6 +18,7 @@ constexpr size_t kNodesMax = 20'000;
 constexpr uint32_t kDepthMax = 64;
 constexpr uint32_t kRepeatsMax = 2000;  // As llama.cpp has it.
 constexpr uint32_t kLastChar = 0x10FFFF;
+constexpr size_t kTokensMax = 64;  // Each negation is a choice of all others.
 
 bool is_name_char(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
@@ -96,14 +97,7 @@ class Parser {
   static std::string quoted(std::string_view text) { return '"' + std::string(text) + '"'; }
 
   [[nodiscard]] tl::unexpected<Error> refuse(size_t at, const std::string& what) const {
-    const std::string_view before = text_.substr(0, at);
-    const size_t line = static_cast<size_t>(std::count(before.begin(), before.end(), '\n')) + 1;
-    const std::string_view in_line = before.substr(before.rfind('\n') + 1);
-    const auto column = std::count_if(in_line.begin(), in_line.end(),
-                                      [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }) +
-                        1;
-    return fail(ErrorCode::kInvalidArgument,
-                "line " + std::to_string(line) + ", column " + std::to_string(column) + ": " + what);
+    return tl::unexpected<Error>(gbnf_error(text_, at, what));
   }
 
   [[nodiscard]] bool at_end() const { return at_ >= text_.size(); }
@@ -177,6 +171,7 @@ class Parser {
     ASSIGN_OR_RETURN(const uint32_t index, rule_index(named, begin));
     if (defined_[index]) return refuse(begin, "rule " + quoted(named) + " is defined twice");
     defined_[index] = true;
+    rule_ = named;
     skip_blanks(Lines::kToo);
     ASSIGN_OR_RETURN(grammar_.rules[index].body, choice(0));
     if (at_end() || peek() == '\n' || peek() == '\r') return {};
@@ -192,12 +187,27 @@ class Parser {
       parts.push_back(part);
       const size_t end = at_;
       skip_blanks(Lines::kToo);  // The next line may go on with |.
+      const size_t bar = at_;
       if (!take('|')) {
         if (depth == 0) at_ = end;
         return add_of(Kind::kChoice, std::move(parts));
       }
       skip_blanks(Lines::kToo);
+      // What stands on the next line is an alternative, also where that is the name of a rule to be defined.
+      if (depth == 0 && text_.substr(bar, at_ - bar).find('\n') != std::string_view::npos && defines_rule())
+        return refuse(
+            bar, "rule " + quoted(rule_) +
+                     " ends in |, which goes on with the next line: write | \"\" where nothing is to fit");
     }
+  }
+
+  // What stands here is `name ::=`.
+  [[nodiscard]] bool defines_rule() const {
+    size_t at = at_;
+    while (at < text_.size() && is_name_char(text_[at])) ++at;
+    if (at == at_) return false;
+    while (at < text_.size() && (text_[at] == ' ' || text_[at] == '\t')) ++at;
+    return text_.substr(at).starts_with("::=");
   }
 
   Result<uint32_t> sequence(uint32_t depth) {
@@ -244,8 +254,49 @@ class Parser {
         return refuse(at_end() ? begin : at_, at_end() ? "this ( is not closed" : "a ) must stand here");
       return made;
     }
-    if (c == '<' || c == '!') return refuse(begin, "tokens in grammars (<...>, !<...>) are not supported");
+    if (c == '<' || c == '!') return token();
     return std::nullopt;
+  }
+
+  // <text>, <[id]>, or either behind a !.
+  Result<std::optional<uint32_t>> token() {
+    GbnfNode node;
+    node.kind = Kind::kToken;
+    node.negated = take('!');
+    const size_t begin = at_;
+    if (!take('<')) return refuse(begin, "a token (<...>) must follow !");
+    GbnfToken token;
+    token.at = begin;
+    if (take('[')) {
+      ASSIGN_OR_RETURN(token.id, token_id());
+      if (!take(']') || !take('>')) return refuse(at_, "]> must follow the number of a token");
+    } else {
+      at_ = std::min(text_.find_first_of(">\r\n", at_), text_.size());
+      if (!take('>')) return refuse(begin, "this < is not closed");
+    }
+    token.text = text_.substr(begin, at_ - begin);
+    auto& tokens = grammar_.tokens;
+    const auto known = std::find_if(tokens.begin(), tokens.end(),
+                                    [&token](const GbnfToken& other) { return other.text == token.text; });
+    node.token = static_cast<uint32_t>(known - tokens.begin());
+    if (known == tokens.end()) {
+      if (tokens.size() == kTokensMax)
+        return refuse(begin, "there are more than " + std::to_string(kTokensMax) + " different tokens");
+      tokens.push_back(std::move(token));
+    }
+    ASSIGN_OR_RETURN(const uint32_t made, add(std::move(node)));
+    return made;
+  }
+
+  Result<TokenId> token_id() {
+    const size_t begin = at_;
+    int64_t value = 0;
+    while (is_digit(peek())) {
+      value = value * 10 + (text_[at_++] - '0');
+      if (value > INT32_MAX) return refuse(begin, "no vocabulary has a token of this number");
+    }
+    if (at_ == begin) return refuse(at_, "the number of a token must stand here");
+    return static_cast<TokenId>(value);
   }
 
   Result<std::optional<uint32_t>> literal() {
@@ -431,6 +482,7 @@ class Parser {
   std::map<std::string, uint32_t, std::less<>> names_;
   std::vector<bool> defined_;    // By rule.
   std::vector<size_t> used_at_;  // By rule: where its name first stands.
+  std::string_view rule_;        // That is being read.
 };
 
 }  // namespace
@@ -441,6 +493,7 @@ std::vector<bool> nullable_nodes(const GbnfGrammar& grammar) {
     const auto part = [&](uint32_t index) { return bool{nullable[index]}; };
     switch (node.kind) {
       case Kind::kChars:
+      case Kind::kToken:
         return false;
       case Kind::kRule:
         return part(grammar.rules[node.rule].body);
@@ -461,6 +514,17 @@ std::vector<bool> nullable_nodes(const GbnfGrammar& grammar) {
     }
   }
   return nullable;
+}
+
+Error gbnf_error(std::string_view text, size_t at, const std::string& what) {
+  const std::string_view before = text.substr(0, at);
+  const size_t line = static_cast<size_t>(std::count(before.begin(), before.end(), '\n')) + 1;
+  const std::string_view in_line = before.substr(before.rfind('\n') + 1);
+  const auto column = std::count_if(in_line.begin(), in_line.end(),
+                                    [](char c) { return (static_cast<uint8_t>(c) & 0xC0) != 0x80; }) +
+                      1;
+  return Error{ErrorCode::kInvalidArgument,
+               "line " + std::to_string(line) + ", column " + std::to_string(column) + ": " + what};
 }
 
 Result<GbnfGrammar> parse_gbnf(std::string_view text) { return Parser(text).parse(); }

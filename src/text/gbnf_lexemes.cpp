@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -69,7 +70,7 @@ Sizes measure(const GbnfGrammar& grammar) {
     changed = false;
     for (size_t i = 0; i < count; ++i) {
       const GbnfNode& node = grammar.nodes[i];
-      if (sizes.regular[i]) continue;
+      if (sizes.regular[i] || node.kind == Kind::kToken) continue;
       bool regular = true;
       uint64_t chars = node.kind == Kind::kChars ? 1 : 0, height = 0;
       const auto look = [&](uint32_t part) {
@@ -111,6 +112,7 @@ class ConflictSearch {
     }
     return std::move(found_);
   }
+  [[nodiscard]] std::optional<uint32_t> unclear() const { return unclear_; }
 
  private:
   static constexpr uint32_t kNone = UINT32_MAX;
@@ -131,6 +133,12 @@ class ConflictSearch {
 
   [[nodiscard]] bool is_leaf(uint32_t node) const {
     return grammar_.nodes[node].kind == Kind::kChars || !opened_[resolved(grammar_, node)];
+  }
+
+  // Of a lexeme: its node, where that is a token.
+  [[nodiscard]] const GbnfNode* token_of(size_t leaf) const {
+    const GbnfNode& node = grammar_.nodes[resolved(grammar_, leaves_[leaf])];
+    return node.kind == Kind::kToken ? &node : nullptr;
   }
 
   // What is opened from the root on, those that hold others first, and the lexemes in it.
@@ -246,6 +254,7 @@ class ConflictSearch {
     if (!spend(1)) return to;
     const GbnfNode& node = grammar_.nodes[at];
     switch (node.kind) {
+      case Kind::kToken:  // On no character.
       case Kind::kChars: {
         State state{leaf};
         state.node = at;
@@ -328,8 +337,38 @@ class ConflictSearch {
     if (!place.empty() && seen_places_.insert(place).second) places_.push_back(place);
   }
 
+  // What may stand behind each token of a place. Those that the grammar does not name are one.
+  void take_tokens(const Bits& place) {
+    std::map<uint32_t, Bits> next;
+    const auto others = static_cast<uint32_t>(grammar_.tokens.size());
+    place.each([&](size_t leaf) {
+      const GbnfNode* token = token_of(leaf);
+      if (token == nullptr) return;
+      const Bits& follow = follows_[leaves_[leaf]];
+      for (uint32_t i = 0; i <= others; ++i)
+        if ((i == token->token) != token->negated) next[i].add(follow);
+      spend(1 + (others + 1) * (1 + follow.words()));
+    });
+    for (const auto& [token, follow] : next) see_place(follow);
+  }
+
+  // A token that is text may stand at `place`, and characters too.
+  void look_for_unclear(const Bits& place, bool has_chars) {
+    std::optional<uint32_t> text;
+    place.each([&](size_t leaf) {
+      const GbnfNode* token = token_of(leaf);
+      has_chars = has_chars || token == nullptr;
+      if (token != nullptr && (token->negated || grammar_.tokens[token->token].is_text))
+        text = resolved(grammar_, leaves_[leaf]);
+      spend(1);
+    });
+    if (text && has_chars) unclear_ = text;
+  }
+
   // All texts of all lexemes of a place, as far as they differ.
   void explore(const Bits& place) {
+    take_tokens(place);
+    look_for_unclear(place, false);
     States begin;
     place.each([&](size_t leaf) { begin.push_back(starts_[leaf]); });
     close(begin);
@@ -340,7 +379,9 @@ class ConflictSearch {
       const States states = std::move(open.back());
       open.pop_back();
       Bits follow, next_place;
+      bool goes_on = false;
       for (const uint32_t state : states) {
+        goes_on = goes_on || states_[state].node != kNone;
         if (!states_[state].ends) continue;
         const uint32_t leaf = states_[state].leaf;
         follow.add(follow_chars_[leaf]);
@@ -348,6 +389,7 @@ class ConflictSearch {
         spend(1 + follow.words() + next_place.words());
       }
       see_place(next_place);
+      if (goes_on) look_for_unclear(next_place, true);
       step(states, follow, seen, open);
     }
   }
@@ -385,11 +427,13 @@ class ConflictSearch {
   std::set<Bits> seen_places_;
   std::vector<Bits> places_;  // To be explored.
   std::set<uint32_t> found_;
+  std::optional<uint32_t> unclear_;
 };
 
 void open(const GbnfGrammar& grammar, uint32_t node, std::vector<bool>& opened) {
   const uint32_t at = resolved(grammar, node);
-  if (grammar.nodes[at].kind != Kind::kChars) opened[at] = true;
+  if (const Kind kind = grammar.nodes[at].kind; kind != Kind::kChars && kind != Kind::kToken)
+    opened[at] = true;
 }
 
 }  // namespace
@@ -412,15 +456,22 @@ GbnfLexemes choose_lexemes(const GbnfGrammar& grammar) {
   open(grammar, root, lexemes.opened);
   uint64_t steps_left = kStepsMax;
   while (true) {
-    const std::set<uint32_t> found = ConflictSearch(grammar, nullable, lexemes.opened, steps_left).find();
+    ConflictSearch search(grammar, nullable, lexemes.opened, steps_left);
+    const std::set<uint32_t> found = search.find();
     if (steps_left == 0) break;
+    lexemes.unclear = search.unclear();
     if (found.empty()) return lexemes;
     lexemes.whole = sizes.regular[root];
     if (lexemes.whole) return lexemes;
     for (const uint32_t node : found) open(grammar, node, lexemes.opened);
   }
   lexemes.whole = sizes.regular[root];
-  for (uint32_t i = 0; i < grammar.nodes.size(); ++i) open(grammar, i, lexemes.opened);
+  for (uint32_t i = 0; i < grammar.nodes.size(); ++i) {
+    open(grammar, i, lexemes.opened);
+    const GbnfNode& node = grammar.nodes[i];
+    if (node.kind == Kind::kToken && (node.negated || grammar.tokens[node.token].is_text))
+      lexemes.unclear = i;
+  }
   return lexemes;
 }
 

@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <map>
 #include <optional>
 #include <random>
 #include <set>
 
+#include "base/json.h"
 #include "formats/manifest.h"
 #include "text/gbnf_grammar.h"
 #include "text/gbnf_lexemes.h"
@@ -103,6 +105,9 @@ class Recogniser {
  public:
   Recogniser(const GbnfGrammar& grammar, std::string_view text)
       : grammar_(grammar), text_(code_points(text)) {}
+  // Of characters that are tokens of their own; and tokens that are none, which are numbered behind all characters.
+  Recogniser(const GbnfGrammar& grammar, std::vector<uint32_t> text, std::map<uint32_t, TokenId> tokens)
+      : grammar_(grammar), text_(std::move(text)), tokens_(std::move(tokens)) {}
   bool matches() { return ends(grammar_.rules[grammar_.root].body, 0).contains(text_.size()); }
 
  private:
@@ -124,6 +129,10 @@ class Recogniser {
       case Kind::kChars:
         for (const CharRange& range : node.chars)
           if (at < text_.size() && text_[at] >= range.first && text_[at] <= range.last) out.insert(at + 1);
+        return out;
+      case Kind::kToken:
+        if (at < text_.size() && (tokens_.at(text_[at]) == grammar_.tokens[node.token].id) != node.negated)
+          out.insert(at + 1);
         return out;
       case Kind::kRule:
         return ends(grammar_.rules[node.rule].body, at);
@@ -149,6 +158,7 @@ class Recogniser {
   }
   const GbnfGrammar& grammar_;
   const std::vector<uint32_t> text_;
+  const std::map<uint32_t, TokenId> tokens_ = {};
   std::map<std::pair<uint32_t, size_t>, Ends> known_;
 };
 
@@ -167,8 +177,8 @@ bool has(std::span<const uint32_t> words, TokenId token) {
   return (words[static_cast<size_t>(token) / 32] >> (token % 32) & 1) != 0;
 }
 
-std::optional<Grammar> compiled(const std::string& gbnf) {
-  auto grammar = compiler().compile({GrammarText::Kind::kGbnf, gbnf});
+std::optional<Grammar> compiled(const std::string& gbnf, const GrammarCompiler& by = compiler()) {
+  auto grammar = by.compile({GrammarText::Kind::kGbnf, gbnf});
   EXPECT_TRUE(grammar) << gbnf << "\n" << (grammar ? "" : grammar.error().message);
   if (!grammar) return std::nullopt;
   return std::move(*grammar);
@@ -189,6 +199,47 @@ bool fits(const Grammar& grammar, std::string_view text) {
               tokenizer().encode(text, {.add_special_tokens = false, .parse_special = false}).value());
 }
 
+// The same vocabulary with special tokens for thinking, and no token that ends an answer.
+const Tokenizer& thinker() {
+  static const Tokenizer kTokenizer = [] {
+    std::ifstream file(MLXF_SOURCE_DIR "/models/classics-moe-4bit/tokenizer.json");
+    Json json = parse_json(std::string(std::istreambuf_iterator<char>(file), {})).value();
+    Json token = json["added_tokens"][0];
+    for (const char* text : {"<think>", "</think>"}) {
+      token["id"] = json["model"]["vocab"].size() + json["added_tokens"].size() - 3;
+      token["content"] = text;
+      json["added_tokens"].push_back(token);
+    }
+    return parse_tokenizer(dump_json(json)).value();
+  }();
+  return kTokenizer;
+}
+
+const GrammarCompiler& thinker_compiler() {
+  static const GrammarCompiler kCompiler = GrammarCompiler::create(thinker()).value();
+  return kCompiler;
+}
+
+// The words of a grammar's tests: a name of a token or a text.
+std::vector<TokenId> tokens_of(const std::vector<std::string>& parts) {
+  std::vector<TokenId> out;
+  for (const std::string& part : parts) {
+    const auto token = part.starts_with('<') ? thinker().find_token(part) : std::nullopt;
+    if (token) {
+      out.push_back(*token);
+    } else {
+      const auto ids = thinker().encode(part, {.add_special_tokens = false, .parse_special = false}).value();
+      out.insert(out.end(), ids.begin(), ids.end());
+    }
+  }
+  return out;
+}
+
+std::string lark_of(std::string_view gbnf) {
+  const auto none = [](const auto&) -> Result<GbnfTokenFact> { return fail(ErrorCode::kNotFound, "none"); };
+  return gbnf_to_lark(gbnf, {none, none}).value().lark;
+}
+
 TEST(Gbnf, ToldFromLarkByItsFirstRule) {
   for (const char* text : {"root ::= \"a\"", "# note\n\n  ws::= | \" \"", kJson, "a-b_1 \t::=\n x"})
     EXPECT_TRUE(is_gbnf(text)) << text;
@@ -205,6 +256,8 @@ TEST(Gbnf, FitsWhatTheGrammarSays) {
       {"root ::= \"yes\" | \"no\"", {"yes", "no"}, {"", "ye", "yesno", "maybe"}},
       {"root ::= a b\na ::= \"x\"* # note\nb ::= (\"y\"\n  | # note\n  \"z\")", {"y", "xxz"}, {"xx", "zy"}},
       {"root ::= a\n  | \"b\"\na ::= \"a\"", {"a", "b"}, {"ab"}},
+      {"root ::= \"a\" |", {"a", ""}, {"b"}},
+      {"root ::= x \"c\"\nx ::= \"a\" |\n  \"b\" |\n", {"ac", "bc", "c"}, {"a"}},
       {"root ::= [a-z]+ \"x\"", {"ax", "abxx", "xx"}, {"x", "ab"}},
       {"root ::= \"a\"{2} \"b\"{1,} \"c\"{0,2} \"d\"{0}", {"aab", "aabbbcc"}, {"ab", "aabccc", "aabd"}},
       {"root ::= (\"a\" | \"b\"){2,3}", {"ab", "bab"}, {"a", "abab"}},
@@ -247,7 +300,7 @@ TEST(Gbnf, FitsWhatTheGrammarSays) {
     ASSERT_TRUE(grammar);
     const auto check = [&](const std::string& text, bool expected) {
       EXPECT_EQ(Recogniser(*parsed, text).matches(), expected) << one.grammar << "\n" << text;
-      EXPECT_EQ(fits(*grammar, text), expected) << gbnf_to_lark(one.grammar).value() << "\n" << text;
+      EXPECT_EQ(fits(*grammar, text), expected) << lark_of(one.grammar) << "\n" << text;
     };
     for (const std::string& text : one.fit) check(text, true);
     for (const std::string& text : one.others) check(text, false);
@@ -297,7 +350,10 @@ TEST(Gbnf, WhatIsMadeUnderAGrammarFitsIt) {
 // Seeded grammars over a and b, with recursion, texts within texts and parts that begin alike.
 class GrammarMaker {
  public:
-  explicit GrammarMaker(uint32_t seed) : random_(seed) {}
+  explicit GrammarMaker(uint32_t seed,
+                        std::vector<std::string> items = {"\"a\"", "\"b\"", "[ab]", "\"ab\"", "\"ba\"", "x",
+                                                          "y", "x", "y", "root"})
+      : random_(seed), items_(std::move(items)) {}
   std::string make() {
     std::string out = "root ::= " + choice(2) + "\n";
     for (const char* rule : {"x", "y"}) out.append(rule).append(" ::= ").append(choice(2)).append("\n");
@@ -317,14 +373,14 @@ class GrammarMaker {
     return out;
   }
   std::string item(int depth) {
-    constexpr const char* kItems[] = {"\"a\"", "\"b\"", "[ab]", "\"ab\"", "\"ba\"",
-                                      "x",     "y",     "x",    "y",      "root"};
     constexpr const char* kTimes[] = {"", "", "", "?", "*", "+", "{2}", "{1,2}"};
     const bool group = depth > 0 && below(4) == 0;
-    std::string out = group ? "(" + choice(depth - 1) + ")" : kItems[below(std::size(kItems))];
+    std::string out =
+        group ? "(" + choice(depth - 1) + ")" : items_[below(static_cast<uint32_t>(items_.size()))];
     return out + kTimes[below(std::size(kTimes))];
   }
   std::minstd_rand random_;
+  const std::vector<std::string> items_;
 };
 
 // All short texts, one character a token: what is matched is what the grammar means, however lexemes were chosen.
@@ -354,7 +410,7 @@ TEST(Gbnf, FitsExactlyTheTextsOfSeededGrammars) {
         const bool expected = Recogniser(*parsed, letters).matches();
         matching += expected ? 1 : 0;
         ASSERT_EQ(fits(*grammar, tokens), expected) << "seed " << seed << ": " << letters << "\n"
-                                                    << text << gbnf_to_lark(text).value();
+                                                    << text << lark_of(text);
       }
   }
   EXPECT_GT(whole, 0u);
@@ -363,7 +419,7 @@ TEST(Gbnf, FitsExactlyTheTextsOfSeededGrammars) {
 
 // The parts that answers are mostly made of stay in one piece: masks of single characters are slow.
 TEST(Gbnf, LongPartsAreSingleLexemes) {
-  const std::string json = gbnf_to_lark(kJson).value();
+  const std::string json = lark_of(kJson);
   const auto lexemes = choose_lexemes(parse_gbnf(kJson).value());
   EXPECT_FALSE(lexemes.whole);
   const GbnfGrammar grammar = parse_gbnf(kJson).value();
@@ -374,6 +430,98 @@ TEST(Gbnf, LongPartsAreSingleLexemes) {
         << rule.name << "\n"
         << json;
   }
+}
+
+TEST(Gbnf, TokensAreMatchedByNameAndByNumber) {
+  const auto number = [](const char* text) {
+    return "<[" + std::to_string(thinker().find_token(text).value()) + "]>";
+  };
+  const std::string by_number = "root ::= " + number("<think>") + " t " + number("</think>") +
+                                " \"yes\" | \"no\"\nt ::= !" + number("</think>") + "*";
+  const struct {
+    std::string grammar;
+    std::vector<std::vector<std::string>> fit, others;
+  } cases[] = {
+      {"root ::= <think> t </think> \"yes\" | \"no\"\nt ::= !</think>*",
+       {{"<think>", "Hmm, no.", "</think>", "yes"},
+        {"<think>", "</think>", "yes"},
+        {"<think>", "<think>", "a", "<|im_start|>", "</think>", "yes"},
+        {"no"}},
+       {{"yes"},
+        {"<think>", "Hmm"},
+        {"<think>", "</think>", "</think>", "yes"},
+        {"<think>", "</think>", "no"}}},
+      {by_number, {{"<think>", "Hmm, no.", "</think>", "yes"}, {"no"}}, {{"yes"}, {"<think>", "</think>"}}},
+      // Names spelled out as text are no tokens, and the other way round.
+      {"root ::= \"<thi\" \"nk>\"", {{"<thi", "nk>"}}, {{"<think>"}}},
+      {"root ::= [a-z]+ <think> .*",
+       {{"ab", "<think>", "cd"}, {"ab", "<think>"}},
+       {{"<think>"}, {"ab"}, {"ab", "<think>", "</think>"}, {"ab", "<think>", "<think>"}}},
+      {"root ::= (<think> | \"a\"){2}",
+       {{"<think>", "a"}, {"a", "<think>"}, {"a", "a"}},
+       {{"a"}, {"<think>"}}},
+      {"root ::= !<think>{2} | </think> <think>",
+       {{"a", "b"}, {"</think>", "</think>"}, {"</think>", "<think>"}},
+       {{"a", "<think>"}, {"<think>", "a"}, {"a"}}},
+  };
+  for (const auto& [text, fit, others] : cases) {
+    const auto grammar = compiled(text, thinker_compiler());
+    ASSERT_TRUE(grammar);
+    for (const auto& parts : fit)
+      EXPECT_TRUE(fits(*grammar, tokens_of(parts))) << text << "\n" << ::testing::PrintToString(parts);
+    for (const auto& parts : others)
+      EXPECT_FALSE(fits(*grammar, tokens_of(parts))) << text << "\n" << ::testing::PrintToString(parts);
+  }
+  const auto names = compiled("root ::= !<think>", thinker_compiler());
+  ASSERT_TRUE(names);
+  EXPECT_TRUE(names->names(*thinker().find_token("<think>")));
+  EXPECT_FALSE(names->names(*thinker().find_token("</think>")));
+}
+
+// All short answers of a special token and two that are letters.
+TEST(Gbnf, FitsExactlyTheTokensOfSeededGrammars) {
+  const TokenId a = *thinker().find_token("a"), b = *thinker().find_token("b");
+  const TokenId think = *thinker().find_token("<think>");
+  constexpr uint32_t kThink = 0x110000;
+  const std::map<uint32_t, TokenId> tokens = {{'a', a}, {'b', b}, {kThink, think}};
+  const auto number = [](TokenId token) { return "<[" + std::to_string(token) + "]>"; };
+  const std::vector<std::string> items = {number(think), '!' + number(think),
+                                          number(think), "x",
+                                          number(a),     '!' + number(b),
+                                          "\"a\"",       "\"ab\"",
+                                          "[ab]",        "y",
+                                          "\"b\"",       number(think)};
+  size_t checked = 0, unclear = 0, matching = 0;
+  for (uint32_t seed = 1; checked < 60; ++seed) {
+    const std::string text = GrammarMaker(seed, items).make();
+    const auto parsed = parse_gbnf(text);
+    if (!parsed) continue;
+    const auto grammar = thinker_compiler().compile({GrammarText::Kind::kGbnf, text});
+    if (!grammar) {
+      ASSERT_NE(grammar.error().message.find("cannot be told apart"), std::string::npos)
+          << text << grammar.error().message;
+      ++unclear;
+      continue;
+    }
+    ++checked;
+    for (uint32_t length = 0, all = 1; length <= 4; ++length, all *= 3)
+      for (uint32_t which = 0; which < all; ++which) {
+        std::vector<uint32_t> letters;
+        std::vector<TokenId> ids;
+        for (uint32_t i = 0, rest = which; i < length; ++i, rest /= 3) {
+          constexpr uint32_t kLetters[] = {'a', 'b', kThink};
+          letters.push_back(kLetters[rest % 3]);
+          ids.push_back(tokens.at(letters.back()));
+        }
+        const bool expected = Recogniser(*parsed, letters, tokens).matches();
+        matching += expected ? 1 : 0;
+        ASSERT_EQ(fits(*grammar, ids), expected)
+            << "seed " << seed << ": " << ::testing::PrintToString(ids) << "\n"
+            << text;
+      }
+  }
+  EXPECT_GT(unclear, 0u);
+  EXPECT_GT(matching, 100u);
 }
 
 TEST(Gbnf, RefusalsSayWhereAndWhy) {
@@ -411,8 +559,17 @@ TEST(Gbnf, RefusalsSayWhereAndWhy) {
       {"root ::= \"a\"{2,1}", "line 1, column 13", "less than"},
       {"root ::= \"a\"{1", "line 1, column 15", "a } must"},
       {"root ::= \"a\"{99999999999}", "line 1, column 14", "more than 2000"},
-      {"root ::= <think>", "line 1, column 10", "tokens in grammars"},
-      {"root ::= !<[12]>", "line 1, column 10", "tokens in grammars"},
+      {"root ::= <think>", "line 1, column 10", "<think> is not one token of this model"},
+      {"root ::= \"a\" !<[99999]>", "line 1, column 15", "no token of this number"},
+      {"root ::= <[99999999999999999999]>", "line 1, column 12", "no vocabulary"},
+      {"root ::= <[x]>", "line 1, column 12", "the number of a token"},
+      {"root ::= <[1>", "line 1, column 13", "]> must follow"},
+      {"root ::= <think\n", "line 1, column 10", "this < is not closed"},
+      {"root ::= !\"a\"", "line 1, column 11", "must follow !"},
+      {"root ::= \"a\" <|im_end|>", "line 1, column 14", "<|im_end|> ends the answer"},
+      {"root ::= (\"a\" | !<|im_start|>)", "line 1, column 18", "cannot be told apart"},
+      {"root ::= [a-z]* !<|im_start|>", "line 1, column 18", "!<|im_start|> can be a token of text"},
+      {"root ::= a\na ::= \"x\" |\n  # none\nb ::= \"y\"", "line 2, column 11", "rule \"a\" ends in |"},
       {"root ::= root \"a\" | \"b\"", "line 1, column 1", "\"root\" begins with itself"},
       {"root ::= a\na ::= \"x\"? b\nb ::= (a)* \"y\"", "line 1, column 10", "\"a\" begins with itself"},
       {deep, "line 1, column 74", "64 levels"},

@@ -20,6 +20,7 @@ struct Grammar::Compiled {
   std::shared_ptr<const JsonTokens> tokens;  // Shared because it is immutable.
   std::optional<JsonKeys> keys;              // At the beginning; nothing where the texts are no JSON.
   std::set<TokenId> marks;                   // Tokens that are no text.
+  std::vector<TokenId> named;                // In GBNF.
   std::vector<std::string> notes;
   uint64_t bytes = 0;
 };
@@ -64,6 +65,25 @@ struct GrammarCompiler::Shared {
     recent_bytes = 0;
   }
 
+  // What GBNF may name.
+  [[nodiscard]] GbnfVocabulary vocabulary() const {
+    const auto by_id = [this](TokenId id) -> Result<GbnfTokenFact> {
+      if (tokenizer.token_bytes(id).empty())
+        return fail(ErrorCode::kInvalidArgument, "the model has no token of this number");
+      const TokenTraits traits = tokenizer.traits(id);
+      return GbnfTokenFact{id, !traits.special && !traits.control, tokenizer.is_end_of_generation(id)};
+    };
+    const auto by_text = [this, by_id](std::string_view text) -> Result<GbnfTokenFact> {
+      const auto ids = tokenizer.encode(text, {.add_special_tokens = false, .parse_special = true});
+      if (ids && ids->size() == 1) return by_id(ids->front());
+      return fail(ErrorCode::kInvalidArgument, std::string(text) + " is not one token of this model");
+    };
+    return {by_text, by_id};
+  }
+
+  explicit Shared(Tokenizer of) : tokenizer(std::move(of)) {}
+
+  const Tokenizer tokenizer;
   GrammarsHandle handle;
   std::shared_ptr<const JsonTokens> tokens;
   Mutex mutex;
@@ -192,6 +212,10 @@ Result<GrammarMatcher> Grammar::start() const {
 
 std::vector<std::string> Grammar::notes() const { return compiled_->notes; }
 
+bool Grammar::names(TokenId token) const {
+  return std::find(compiled_->named.begin(), compiled_->named.end(), token) != compiled_->named.end();
+}
+
 Result<GrammarCompiler> GrammarCompiler::create(const Tokenizer& tokenizer) {
   const std::span<const TokenId> end_tokens = tokenizer.end_of_generation();
   const std::vector<uint32_t> ends(end_tokens.begin(), end_tokens.end());
@@ -200,7 +224,7 @@ Result<GrammarCompiler> GrammarCompiler::create(const Tokenizer& tokenizer) {
   const int32_t code =
       mlxf_grammars_create(tokenizer.handle(), ends.data(), ends.size(), &handle, error.out());
   if (code != MLXF_BRIDGE_OK) return tl::unexpected<Error>(bridge_error(code, error));
-  auto shared = std::make_shared<Shared>();
+  auto shared = std::make_shared<Shared>(tokenizer);
   shared->handle.reset(handle);
   shared->tokens = std::make_shared<const JsonTokens>(tokenizer);
   return GrammarCompiler(std::move(shared));
@@ -216,10 +240,16 @@ void GrammarCompiler::forget() const { shared_->forget(); }
 Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
   if (auto known = shared_->find(grammar)) return Grammar(std::move(known));
   std::string made;
+  std::vector<TokenId> named;
   if (grammar.kind == GrammarText::Kind::kGbnf) {
-    auto lark = gbnf_to_lark(grammar.text);
+    auto lark = gbnf_to_lark(grammar.text, shared_->vocabulary());
     if (!lark) return tl::unexpected<Error>(lark.error().within("the GBNF grammar cannot be used"));
-    made = std::move(*lark);
+    OrderedJson members;
+    members["lark"] = std::move(lark->lark);
+    members["tokens"] = lark->tokens;
+    members["other_tokens"] = lark->other_tokens;
+    made = dump_ordered_json(members);
+    named = std::move(lark->tokens);
   }
   const std::string& text = grammar.kind == GrammarText::Kind::kGbnf ? made : grammar.text;
   mlxf_grammar* handle = nullptr;
@@ -234,6 +264,7 @@ Result<Grammar> GrammarCompiler::compile(const GrammarText& grammar) const {
   compiled->notes = lines_of(notes.text());
   compiled->bytes = mlxf_grammar_bytes(handle);
   compiled->tokens = shared_->tokens;
+  compiled->named = std::move(named);
   watch_keys(grammar, *compiled);
   shared_->keep(grammar, compiled);
   return Grammar(std::move(compiled));

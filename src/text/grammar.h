@@ -10,8 +10,8 @@
 // JSON never repeats a key of an object, whatever its schema leaves open: in schemas, and in calls that are JSON
 // objects.
 //
-// Special tokens are part of no grammar but those composed here. Tokens that end a generation are allowed exactly where
-// the grammar may end.
+// Special tokens are part of no grammar but those composed here, and GBNF that names them. Tokens that end a generation
+// are allowed exactly where the grammar may end.
 #pragma once
 
 #include <cstdint>
@@ -74,6 +74,8 @@ class Grammar {
   // For whoever asked for it: what it does not keep of its schemas, each a line. That is `oneOf` alone, where values
   // fit several parts and nothing that a grammar can say tells these apart: it is held to as anyOf is.
   [[nodiscard]] std::vector<std::string> notes() const;
+  // It is GBNF, and this token stands in it by name (<think>, !<think>).
+  [[nodiscard]] bool names(TokenId token) const;
 
   struct Compiled;  // Internal.
   explicit Grammar(std::shared_ptr<const Compiled> compiled) : compiled_(std::move(compiled)) {}

@@ -264,7 +264,13 @@ TEST(Grammar, ErrorsNameWhatIsWrongAndWhere) {
        R"({"$ref":"#/$defs/a","$defs":{"a":{"$ref":"#/$defs/b"},"b":{"$ref":"#/$defs/a"}}})",
        "no answer fits", ""},
       {Kind::kLark, "start: a\na: b\nb: a", "no answer fits", ""},
-      {Kind::kRegex, "(", "regular expression", ""},
+      {Kind::kRegex, "((", "the regular expression '((' cannot be used: at character 2: unclosed group", ""},
+      {Kind::kRegex, "^\xC3\xA9(?=b)$", "'^\xC3\xA9(?=b)$' cannot be used: at character 3: look-around", ""},
+      {Kind::kRegex, "a\n[z-a]", "'a\\n[z-a]' cannot be used: at character 4: invalid character class range",
+       ""},
+      {Kind::kRegex, "a\\b!", "'a\\b!' cannot be used: ", ""},
+      {Kind::kRegex, std::string(100, 'a') + ")",
+       std::string(60, 'a') + "…' cannot be used: at character 101", ""},
       {Kind::kLark, "root ::= \"a\"", "Lark", ""},
       {Kind::kLark, "start: missing", "missing", ""},
       {Kind::kLark, "", "Lark", ""},
@@ -278,6 +284,10 @@ TEST(Grammar, ErrorsNameWhatIsWrongAndWhere) {
     EXPECT_NE(compiled.error().message.find(c.words), std::string::npos) << compiled.error().message;
     EXPECT_NE(compiled.error().message.find(c.where), std::string::npos) << compiled.error().message;
     EXPECT_LT(compiled.error().message.size(), 2000u);
+    if (c.kind == Kind::kRegex) {
+      EXPECT_EQ(compiled.error().message.find('\n'), std::string::npos) << compiled.error().message;
+      EXPECT_LT(compiled.error().message.size(), 200u) << compiled.error().message;
+    }
   }
 }
 

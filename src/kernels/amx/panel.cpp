@@ -299,7 +299,7 @@ constexpr TileChoice kTiles[] = {
 const TileChoice& find_tiles(const Shape& s) {
   for (const TileChoice& c : kTiles)
     if (c.block == s.block && c.sub == s.sub && c.affine == s.affine) return c;
-  __builtin_trap();  // kernels_test.cpp runs every format.
+  __builtin_trap();  // products_test.cpp runs every format.
 }
 
 // Multiplies the sub-block scales of `cols` columns into the codes, as two planes of bytes.
