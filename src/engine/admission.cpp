@@ -54,7 +54,10 @@ Scheduler::Admission Scheduler::admit_task(size_t index) {
       static_cast<uint32_t>(std::min<uint64_t>(task.tokens.size() + kGrowPositions, context_fits_));
   const uint64_t bytes = engine_.model().sequence_bytes(wanted);
   if (bytes > ledger_.room() + prefixes_.charged_bytes()) return Admission::kNoRoom;
-  const std::optional<PrefixStore::Match> kept = prefixes_.find(task.submission.user, task.tokens);
+  std::optional<PrefixStore::Match> kept = prefixes_.find(task.submission.user, task.tokens);
+  // It goes to the disk for this one, and may come back from there.
+  if (kept && kept->part == PrefixStore::Part::kLess && shelf_ != nullptr && !room_for_both(*kept, bytes))
+    kept.reset();
   const Running running = find_running(task);
   const uint32_t found = std::max(kept ? kept->tokens : 0, running.tokens);
   const bool awaits = running.later_tokens >= found + kAwaitedTokensMin;
@@ -133,19 +136,21 @@ std::unique_ptr<kv::Sequence> Scheduler::empty_sequence(uint64_t bytes) {
   return engine_.model().make_sequence(options_.context_max);
 }
 
+bool Scheduler::room_for_both(const PrefixStore::Match& kept, uint64_t bytes) const {
+  return bytes + kept.bytes <= ledger_.room() + prefixes_.charged_bytes();
+}
+
 // What the prompt leaves before its end stays where there is room for both. Nothing else goes for that if the prompt
 // can have most of it alone; and what it can have less than half of goes for it only where it would have to go anyway.
 std::unique_ptr<kv::Sequence> Scheduler::kept_sequence(const PrefixStore::Match& kept, uint64_t bytes) {
   using Part = PrefixStore::Part;
-  const bool for_both = bytes + kept.bytes <= ledger_.room() + prefixes_.charged_bytes();
   const bool at_once = bytes + (shelf_ != nullptr ? ahead_bytes_ : 0) <= ledger_.room();
-  if (kept.part == Part::kLess ? for_both : kept.part == Part::kMost && at_once) {
+  if (kept.part == Part::kLess ? room_for_both(kept, bytes) : kept.part == Part::kMost && at_once) {
     if (prefixes_.make_room(bytes, kept) != PrefixStore::Room::kNow) return nullptr;
     std::unique_ptr<kv::Sequence> sequence = engine_.model().make_sequence(options_.context_max);
     (void)prefixes_.share(kept, *sequence);  // Without memory for that it is computed.
     return sequence;
   }
-  if (kept.part == Part::kLess && shelf_ != nullptr) return empty_sequence(bytes);
   if (prefixes_.withheld(kept)) return nullptr;
   if (prefixes_.make_room(bytes - std::min(kept.bytes, bytes), kept) != PrefixStore::Room::kNow)
     return nullptr;

@@ -49,15 +49,8 @@ Status PrefixStore::share(const Match& match, kv::Sequence& sequence) {
 void PrefixStore::touch(std::vector<Entry>::iterator entry) {
   entry->number = ++uses_;
   entry->used = FileTime::clock::now();
+  entry->repeated = false;
   std::rotate(entry, entry + 1, entries_.end());
-}
-
-bool PrefixStore::nearly_held(const Entry& entry) const {
-  return std::any_of(entries_.begin(), entries_.end(), [&](const Entry& other) {
-    return other.number > entry.number && other.user == entry.user &&
-           entry.tokens.size() - reach(other, common_tokens(entry.tokens, other.tokens)) <
-               entry.tokens.size() / kGrowthPartMin;
-  });
 }
 
 bool PrefixStore::withheld(const Match& match) {
@@ -101,6 +94,11 @@ void PrefixStore::keep(const std::string& user, std::span<const TokenId> tokens,
   if (make_room(bytes) != Room::kNow) return;
   auto reservation = ledger_.reserve(memory::Tag::kPrefix, bytes);
   if (!reservation) return;
+  for (Entry& entry : entries_)
+    if (entry.user == user) {
+      const size_t held = sequence->truncatable(common_tokens(entry.tokens, tokens));
+      entry.repeated = entry.repeated || entry.tokens.size() - held < entry.tokens.size() / kGrowthPartMin;
+    }
   bytes_ += bytes;
   entries_.push_back({user,
                       {tokens.begin(), tokens.end()},
@@ -117,19 +115,17 @@ PrefixStore::Room PrefixStore::make_room(uint64_t bytes, const std::optional<Mat
 }
 
 bool PrefixStore::evict_oldest(const std::optional<Match>& spared) {
-  const size_t oldest = !entries_.empty() && spared && entries_[0].number == spared->entry ? 1 : 0;
-  if (oldest >= entries_.size()) return false;
-  if (!nearly_held(entries_[oldest])) write(entries_[oldest]);
-  remove(oldest);
+  const auto may_leave = [&](const Entry& entry) { return !spared || entry.number != spared->entry; };
+  auto leaves = std::find_if(entries_.begin(), entries_.end(),
+                             [&](const Entry& entry) { return entry.repeated && may_leave(entry); });
+  if (leaves == entries_.end()) leaves = std::find_if(entries_.begin(), entries_.end(), may_leave);
+  if (leaves == entries_.end()) return false;
+  write(*leaves);
+  remove(static_cast<size_t>(leaves - entries_.begin()));
   return true;
 }
 
 void PrefixStore::clear() {
-  for (size_t i = 0; shelf_ != nullptr && i < entries_.size();)
-    if (nearly_held(entries_[i]))
-      remove(i);
-    else
-      ++i;
   while (!entries_.empty()) {
     write(entries_.back());
     remove(entries_.size() - 1);
@@ -138,7 +134,7 @@ void PrefixStore::clear() {
 
 // Leaves it what the shelf does not want.
 void PrefixStore::write(Entry& entry) {
-  if (shelf_ == nullptr) return;
+  if (shelf_ == nullptr || entry.repeated) return;
   bytes_ -= entry.reservation.bytes();
   if (lent(entry)) {
     shelf_->leave_behind(std::move(entry.sequence), std::move(entry.reservation));

@@ -5,8 +5,8 @@
 // longer; one that leaves it before its end shares its beginning, so that the entry stays for who goes on with it.
 // take() also serves the latter where there is no room for both. Entries belong to a user; nobody ever gets, or can
 // measure, another's. Bytes are capped and charged to the ledger as Tag::kPrefix, pages that are shared to each entry
-// in full; the least recently used entry leaves first. With a shelf on the SSD it is written there, and its bytes stay
-// charged until that is done. Owned by the scheduler; one thread, the engine's.
+// in full; what others nearly hold leaves first, then the least recently used entry. With a shelf on the SSD it is
+// written there, and its bytes stay charged until that is done. Owned by the scheduler; one thread, the engine's.
 #pragma once
 
 #include <cstdint>
@@ -84,7 +84,9 @@ class PrefixStore {
     memory::Reservation reservation;
     uint64_t number = 0;  // Ascending by last use.
     FileTime used;
-    bool tried = false;   // To write it behind,
+    bool repeated =
+        false;           // One that came later holds so much of it that the rest is not worth room or a file.
+    bool tried = false;  // To write it behind,
     uint64_t behind = 0;  // and as which.
   };
   [[nodiscard]] std::vector<Entry>::iterator entry_of(const Match& match);
@@ -93,8 +95,6 @@ class PrefixStore {
   [[nodiscard]] static uint32_t reach(const Entry& entry, uint32_t common) {
     return common < entry.sequence->length() ? entry.sequence->truncatable(common) : common;
   }
-  // One that was used later holds all of it but for what is not worth a file of its own.
-  [[nodiscard]] bool nearly_held(const Entry& entry) const;
   [[nodiscard]] bool evict_oldest(const std::optional<Match>& spared = std::nullopt);
   void write(Entry& entry);
   [[nodiscard]] bool lent(const Entry& entry) const {

@@ -126,6 +126,22 @@ TEST_F(PrefixStoreTest, WhatAnEntryHoldsIsNotKeptTwice) {
   EXPECT_EQ(store.entries(), 3u);
 }
 
+TEST_F(PrefixStoreTest, WhatAnotherNearlyHoldsLeavesFirst) {
+  PrefixStore store(ledger_, 100 * kPage);
+  keep(store, tokens(300, 9000));
+  std::vector<TokenId> first = tokens(500), second = tokens(420), third = tokens(300);
+  second.resize(500, -1);
+  third.resize(500, -2);
+  for (const auto& ids : {first, second, third}) keep(store, ids);
+  keep(store, second, "b");
+  ASSERT_EQ(store.make_room(ledger_.room() + 1), PrefixStore::Room::kNow);
+  EXPECT_EQ(store.find("a", first)->tokens, 420u) << "the first branch";
+  EXPECT_TRUE(store.find("a", tokens(300, 9000)));
+  ASSERT_EQ(store.make_room(ledger_.room() + 1), PrefixStore::Room::kNow);
+  EXPECT_FALSE(store.find("a", tokens(300, 9000))) << "then the oldest";
+  EXPECT_EQ(store.find("a", third)->tokens, 499u);
+}
+
 TEST_F(PrefixStoreTest, AnEntryReplacesThoseThatItHolds) {
   PrefixStore store(ledger_, 100 * kPage);
   keep(store, tokens(100));

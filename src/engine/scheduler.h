@@ -192,6 +192,8 @@ class Scheduler {
                                                            const Running& running, uint64_t bytes);
   [[nodiscard]] std::unique_ptr<kv::Sequence> kept_sequence(const PrefixStore::Match& kept, uint64_t bytes);
   [[nodiscard]] std::unique_ptr<kv::Sequence> empty_sequence(uint64_t bytes);
+  // Whether `bytes` fit beside what is kept there, if all else goes.
+  [[nodiscard]] bool room_for_both(const PrefixStore::Match& kept, uint64_t bytes) const;
   // The task runs from now on, with a sequence or while one is being read for it.
   void start_task(size_t index);
   void give_sequence(Task& task, std::unique_ptr<kv::Sequence> sequence);
