@@ -247,9 +247,7 @@ TEST_F(SchedulerTest, WhoWaitsForABeginningLetsOthersGoFirst) {
   const GenerateRequest first = long_request(300, 8);
   std::vector<Ticket> tickets;
   std::vector<Progress> progress;
-  SchedulerOptions o = clocked_options();
-  o.parallel = 3;
-  const auto scheduler = start(o);
+  const auto scheduler = start(clocked_options());
   Ticket clock = submit_clock(*scheduler, [&](uint32_t beat) {
     if (beat == 1)
       for (const char* user : {"a", "a", "b"})
