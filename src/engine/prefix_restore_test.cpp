@@ -75,7 +75,7 @@ class PrefixRestore : public testing::TestWithParam<const char*> {
     options.context_max = kContext;
     options.kv_bytes = kv_bytes;
     options.prefix_settle = settle;
-    options.parallel = 2;
+    options.parallel = parallel_;
     if (with_folder) {
       PrefixFolderOptions folder;
       folder.path = path_;
@@ -122,6 +122,7 @@ class PrefixRestore : public testing::TestWithParam<const char*> {
   }
 
   std::string path_;
+  uint32_t parallel_ = 2;
   std::unique_ptr<Engine> engine_;
   std::unique_ptr<Run> run_;
 };
@@ -193,6 +194,51 @@ TEST_P(PrefixRestore, AnswersAreTheSameWhileEverythingComesAndGoes) {
   EXPECT_TRUE(run_->folder->stats().hits == 0 || cached > 0);
   EXPECT_EQ(run_->folder->stats().rejected, 0u);
   EXPECT_FALSE(run_->folder->stats().writes_off);
+}
+
+// With and without a disk, in plenty of memory and in little: many at once whose prompts begin alike.
+TEST_P(PrefixRestore, AnswersAreThoseGotAloneWhereManyShareABeginning) {
+  const std::vector<TokenId> base = prompt(200, 1);
+  const auto cut = [&](uint32_t common) { return std::vector<TokenId>(base.begin(), base.begin() + common); };
+  std::vector<std::vector<TokenId>> prompts = {base, base, joined(cut(150), prompt(12, 3)),
+                                               joined(base, prompt(70, 4)), joined(cut(83), prompt(90, 5))};
+  std::vector<Answer> expected;
+  start(false);
+  for (size_t i = 0; i < prompts.size(); ++i) expected.push_back(ask(prompts[i], 20, std::to_string(i)));
+  // What goes on with an answer, while the others ask the same again.
+  prompts.push_back(joined(joined(base, expected[0].tokens), prompt(9, 6)));
+  expected.push_back(ask(prompts.back(), 20, "next"));
+  const uint64_t whole = engine_->model().sequence_bytes(kContext);
+  const uint64_t little = engine_->model().sequence_bytes(300) * 5 / 2;
+  parallel_ = 4;
+  struct Case {
+    bool with_folder;
+    uint64_t kv_bytes;
+  };
+  for (const auto& [with_folder, kv_bytes] :
+       {Case{false, 12 * whole}, Case{false, little}, Case{true, 12 * whole}, Case{true, little}}) {
+    SCOPED_TRACE((with_folder ? "with a folder, " : "") + std::to_string(kv_bytes) + " bytes");
+    start(with_folder, kv_bytes, std::chrono::milliseconds(0));
+    uint64_t cached = 0;
+    for (int round = 0; round < 3; ++round) {
+      std::vector<Ticket> tickets;
+      tickets.reserve(prompts.size());
+      for (const auto& ids : prompts)
+        tickets.push_back(run_->scheduler->submit({request(ids, 20), "a", {}}).value());
+      for (size_t i = 0; i < prompts.size(); ++i) {
+        SCOPED_TRACE("round " + std::to_string(round) + " prompt " + std::to_string(i));
+        const Answer got = read(tickets[i]);
+        expect_same(got, expected[i]);
+        cached += got.cached_tokens;
+      }
+      EXPECT_TRUE(run_->scheduler->wait_idle(seconds(60)));
+      EXPECT_EQ(run_->scheduler->status().kv.held(memory::Tag::kKv), 0u);
+    }
+    EXPECT_GT(cached, 1000u) << "of 3 x 1500";
+    if (with_folder) {
+      EXPECT_EQ(run_->folder->stats().rejected, 0u);
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, PrefixRestore,

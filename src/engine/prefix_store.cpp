@@ -10,32 +10,51 @@ namespace mlxf::engine {
 std::optional<PrefixStore::Match> PrefixStore::find(const std::string& user,
                                                     std::span<const TokenId> prompt) const {
   Match best;
+  const std::span<const TokenId> wanted = prompt.first(prompt.size() - 1);
   for (const Entry& entry : entries_) {
     if (entry.user != user) continue;
-    const uint32_t common = common_tokens(entry.tokens, prompt.first(prompt.size() - 1));
     // Layers that forget cannot go back to every length; then a shorter match may serve better.
-    const uint32_t reach = common < entry.sequence->length() ? entry.sequence->truncatable(common) : common;
-    if (reach < kCommonTokensMin || uint64_t{reach} * 2 < entry.tokens.size() || reach <= best.tokens)
+    const uint32_t tokens = reach(entry, common_tokens(entry.tokens, wanted));
+    const uint64_t lost = entry.tokens.size() - tokens;
+    const Part part = lost < kCommonTokensMin ? Part::kAll : lost <= tokens ? Part::kMost : Part::kLess;
+    if (tokens < kCommonTokensMin || tokens < best.tokens || (tokens == best.tokens && part <= best.part))
       continue;
-    best = {entry.number, reach, entry.reservation.bytes()};
+    best = {entry.number, tokens, entry.reservation.bytes(), part};
   }
   return best.tokens != 0 ? std::optional(best) : std::nullopt;
 }
 
-std::unique_ptr<kv::Sequence> PrefixStore::take(const Match& match) {
+std::vector<PrefixStore::Entry>::iterator PrefixStore::entry_of(const Match& match) {
   const auto entry =
       std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.number == match.entry; });
   CHECK(entry != entries_.end());
+  return entry;
+}
+
+std::unique_ptr<kv::Sequence> PrefixStore::take(const Match& match) {
+  const auto entry = entry_of(match);
   std::unique_ptr<kv::Sequence> sequence = std::move(entry->sequence);
   remove(static_cast<size_t>(entry - entries_.begin()));
   CHECK(sequence->truncate(match.tokens));
   return sequence;
 }
 
+Status PrefixStore::share(const Match& match, kv::Sequence& sequence) {
+  const auto entry = entry_of(match);
+  RETURN_IF_ERROR(sequence.share(*entry->sequence, match.tokens));
+  touch(entry);
+  return {};
+}
+
+void PrefixStore::touch(std::vector<Entry>::iterator entry) {
+  entry->number = ++uses_;
+  entry->used = FileTime::clock::now();
+  entry->repeated = false;
+  std::rotate(entry, entry + 1, entries_.end());
+}
+
 bool PrefixStore::withheld(const Match& match) {
-  const auto entry =
-      std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.number == match.entry; });
-  CHECK(entry != entries_.end());
+  const auto entry = entry_of(match);
   if (!lent(*entry) || shelf_->behind_read()) return false;
   shelf_->stop_behind();
   return true;
@@ -64,6 +83,10 @@ void PrefixStore::keep(const std::string& user, std::span<const TokenId> tokens,
   for (size_t i = entries_.size(); i-- > 0;)
     if (entries_[i].user == user && common_tokens(entries_[i].tokens, tokens) == entries_[i].tokens.size())
       remove(i);  // What is kept now holds all of it.
+  for (auto entry = entries_.begin(); entry != entries_.end(); ++entry)
+    if (entry->user == user && common_tokens(entry->tokens, tokens) == tokens.size() &&
+        reach(*entry, static_cast<uint32_t>(tokens.size())) == tokens.size())
+      return touch(entry);  // Or the other way round.
   const uint64_t bytes = sequence->bytes();
   if (bytes > bytes_max_) return;
   while (bytes_ + bytes > bytes_max_ || entries_.size() >= kEntriesMax)
@@ -71,6 +94,11 @@ void PrefixStore::keep(const std::string& user, std::span<const TokenId> tokens,
   if (make_room(bytes) != Room::kNow) return;
   auto reservation = ledger_.reserve(memory::Tag::kPrefix, bytes);
   if (!reservation) return;
+  for (Entry& entry : entries_)
+    if (entry.user == user) {
+      const size_t held = sequence->truncatable(common_tokens(entry.tokens, tokens));
+      entry.repeated = entry.repeated || entry.tokens.size() - held < entry.tokens.size() / kGrowthPartMin;
+    }
   bytes_ += bytes;
   entries_.push_back({user,
                       {tokens.begin(), tokens.end()},
@@ -87,10 +115,13 @@ PrefixStore::Room PrefixStore::make_room(uint64_t bytes, const std::optional<Mat
 }
 
 bool PrefixStore::evict_oldest(const std::optional<Match>& spared) {
-  const size_t oldest = !entries_.empty() && spared && entries_[0].number == spared->entry ? 1 : 0;
-  if (oldest >= entries_.size()) return false;
-  write(entries_[oldest]);
-  remove(oldest);
+  const auto may_leave = [&](const Entry& entry) { return !spared || entry.number != spared->entry; };
+  auto leaves = std::find_if(entries_.begin(), entries_.end(),
+                             [&](const Entry& entry) { return entry.repeated && may_leave(entry); });
+  if (leaves == entries_.end()) leaves = std::find_if(entries_.begin(), entries_.end(), may_leave);
+  if (leaves == entries_.end()) return false;
+  write(*leaves);
+  remove(static_cast<size_t>(leaves - entries_.begin()));
   return true;
 }
 
@@ -103,7 +134,7 @@ void PrefixStore::clear() {
 
 // Leaves it what the shelf does not want.
 void PrefixStore::write(Entry& entry) {
-  if (shelf_ == nullptr) return;
+  if (shelf_ == nullptr || entry.repeated) return;
   bytes_ -= entry.reservation.bytes();
   if (lent(entry)) {
     shelf_->leave_behind(std::move(entry.sequence), std::move(entry.reservation));

@@ -1,11 +1,12 @@
 // PrefixStore: the caches of finished conversations, kept so that a prompt that goes on with one costs only its new
 // tokens.
 //
-// An entry is a whole sequence with the tokens that it holds. take() moves one out and cuts it to what it shares with
-// the prompt, so an entry serves one request at a time and comes back when that request ends. Entries belong to a user;
-// nobody ever gets, or can measure, another's. Bytes are capped and charged to the ledger as Tag::kPrefix; the least
-// recently used entry leaves first. With a shelf on the SSD it is written there, and its bytes stay charged until that
-// is done. Owned by the scheduler; one thread, the engine's.
+// An entry is a whole sequence with the tokens that it holds. A prompt that goes on with one takes it and returns it
+// longer; one that leaves it before its end shares its beginning, so that the entry stays for who goes on with it.
+// take() also serves the latter where there is no room for both. Entries belong to a user; nobody ever gets, or can
+// measure, another's. Bytes are capped and charged to the ledger as Tag::kPrefix, pages that are shared to each entry
+// in full; what others nearly hold leaves first, then the least recently used entry. With a shelf on the SSD it is
+// written there, and its bytes stay charged until that is done. Owned by the scheduler; one thread, the engine's.
 #pragma once
 
 #include <cstdint>
@@ -35,21 +36,26 @@ class PrefixStore {
   PrefixStore(memory::Ledger& ledger, uint64_t bytes_max, PrefixShelf* shelf = nullptr)
       : ledger_(ledger), bytes_max_(bytes_max), shelf_(shelf) {}
 
+  // What of an entry a prompt begins with: less than half, more, or all of it but for what is not worth an entry.
+  enum class Part : uint8_t { kLess, kMost, kAll };
   struct Match {
     uint64_t entry = 0;
     uint32_t tokens = 0;  // Of the prompt.
     uint64_t bytes = 0;   // That its taking frees.
+    Part part = Part::kLess;
   };
   // The entry with the longest beginning of the prompt, of which at most all but the last token counts, whose logits
-  // are needed. Nothing when no entry shares enough: an entry is not cut to less than half, because what it would lose
-  // may be worth more than what this prompt gains.
+  // are needed; of several the one that would lose the least if it was taken. Nothing when no entry shares enough.
   [[nodiscard]] std::optional<Match> find(const std::string& user, std::span<const TokenId> prompt) const;
-  // Its sequence, cut to the match. REQUIRES: found, and no other call since but make_room() sparing it.
+  // Its sequence, cut to the match. What it loses may be worth more than what the prompt gains: one of which less than
+  // half matches is for share(). REQUIRES: found, and no other call since but make_room() sparing it.
   [[nodiscard]] std::unique_ptr<kv::Sequence> take(const Match& match);
+  // Makes `sequence` share the match's beginning with the entry, which has been used by that. kOutOfBudget without
+  // memory. REQUIRES: as take(); an empty sequence of the same geometry and pool.
+  [[nodiscard]] Status share(const Match& match, kv::Sequence& sequence);
   // `tokens` are what `sequence` holds. Drops it when it cannot be kept.
   void keep(const std::string& user, std::span<const TokenId> tokens, std::unique_ptr<kv::Sequence> sequence);
 
-  // kLater: what leaves is still being written.
   // True: its sequence is being written, cannot be taken yet, and will be free soon; the shelf wakes.
   [[nodiscard]] bool withheld(const Match& match);
   // Has an entry that was last used before `before` written while it stays; each is tried once, one at a time, the last
@@ -58,6 +64,7 @@ class PrefixStore {
   // a conversation that grows is not written anew with each turn.
   void write_behind(FileTime before, double token_seconds);
 
+  // kLater: what leaves is still being written.
   enum class Room : uint8_t { kNow, kLater, kNone };
   // Lets go of entries, least recently used ones first, until the ledger has or will have room for `bytes`.
   [[nodiscard]] Room make_room(uint64_t bytes, const std::optional<Match>& spared = std::nullopt);
@@ -77,9 +84,17 @@ class PrefixStore {
     memory::Reservation reservation;
     uint64_t number = 0;  // Ascending by last use.
     FileTime used;
-    bool tried = false;   // To write it behind,
+    bool repeated =
+        false;           // One that came later holds so much of it that the rest is not worth room or a file.
+    bool tried = false;  // To write it behind,
     uint64_t behind = 0;  // and as which.
   };
+  [[nodiscard]] std::vector<Entry>::iterator entry_of(const Match& match);
+  void touch(std::vector<Entry>::iterator entry);
+  // How many of the entry's tokens, of which `common` are asked for, it can be cut to.
+  [[nodiscard]] static uint32_t reach(const Entry& entry, uint32_t common) {
+    return common < entry.sequence->length() ? entry.sequence->truncatable(common) : common;
+  }
   [[nodiscard]] bool evict_oldest(const std::optional<Match>& spared = std::nullopt);
   void write(Entry& entry);
   [[nodiscard]] bool lent(const Entry& entry) const {

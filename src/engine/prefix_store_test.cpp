@@ -57,9 +57,89 @@ TEST_F(PrefixStoreTest, KeepsUsersApartAndLongEntriesWhole) {
   std::vector<TokenId> prompt = tokens(99);
   prompt.push_back(-1);
   prompt.push_back(-2);
-  EXPECT_FALSE(take(store, "a", prompt)) << "it would lose more than half";
+  const auto part = store.find("a", prompt);
+  ASSERT_TRUE(part);
+  EXPECT_EQ(part->tokens, 99u);
+  EXPECT_EQ(part->part, PrefixStore::Part::kLess) << "it would lose more than half";
   EXPECT_FALSE(take(store, "a", tokens(10))) << "not worth it";
   EXPECT_TRUE(take(store, "a", tokens(200)));
+}
+
+TEST_F(PrefixStoreTest, SharesABeginningAndKeepsTheEntry) {
+  PrefixStore store(ledger_, 100 * kPage);
+  keep(store, tokens(1000));
+  keep(store, tokens(100, 5000));
+  std::vector<TokenId> prompt = tokens(130);
+  prompt.push_back(-1);
+  for (int branch = 0; branch < 3; ++branch) {
+    const auto match = store.find("a", prompt);
+    ASSERT_TRUE(match);
+    auto shared = sequence(0);
+    ASSERT_TRUE(store.share(*match, *shared));
+    EXPECT_EQ(shared->length(), 130u);
+    ASSERT_TRUE(shared->reserve(70));
+    shared->advance(70);
+    std::vector<TokenId> branched = tokens(130);
+    branched.resize(200, -1 - branch);
+    store.keep("a", branched, std::move(shared));
+  }
+  EXPECT_EQ(store.entries(), 5u);
+  EXPECT_EQ(pool_.bytes() - pool_.free_bytes(), (16 + 2 + 3 * 2) * kPage) << "two pages are of all";
+  EXPECT_EQ(store.bytes(), (16 + 2 + 3 * 4) * kPage) << "and charged to each";
+  // It was used by that: what was not leaves first.
+  ASSERT_EQ(store.make_room(ledger_.room() + 1), PrefixStore::Room::kNow);
+  EXPECT_FALSE(store.find("a", tokens(90, 5000)));
+  EXPECT_EQ(store.find("a", tokens(1000))->tokens, 999u);
+  while (store.entries() > 0) ASSERT_EQ(store.make_room(ledger_.room() + 1), PrefixStore::Room::kNow);
+  EXPECT_EQ(pool_.shared_pages(), 0u);
+  EXPECT_EQ(pool_.bytes(), pool_.free_bytes());
+}
+
+TEST_F(PrefixStoreTest, OfEqualBeginningsTheOneThatLosesLeastIsGiven) {
+  PrefixStore store(ledger_, 100 * kPage);
+  std::vector<TokenId> prompt = tokens(100), half = tokens(100), most = tokens(100), other = tokens(100);
+  half.resize(150, -1);
+  most.resize(110, -2);
+  other.resize(300, -3);
+  for (const auto& ids : {half, most, other}) keep(store, ids);
+  prompt.resize(200, -9);
+  const auto match = store.find("a", prompt);
+  ASSERT_TRUE(match);
+  EXPECT_EQ(match->part, PrefixStore::Part::kAll) << "ten tokens are not worth an entry";
+  EXPECT_TRUE(store.take(*match));
+  ASSERT_TRUE(store.find("a", prompt));
+  EXPECT_EQ(store.find("a", prompt)->part, PrefixStore::Part::kMost);
+}
+
+TEST_F(PrefixStoreTest, WhatAnEntryHoldsIsNotKeptTwice) {
+  PrefixStore store(ledger_, 100 * kPage);
+  keep(store, tokens(300));
+  keep(store, tokens(100, 5000));
+  keep(store, tokens(200));
+  EXPECT_EQ(store.entries(), 2u);
+  EXPECT_EQ(store.bytes(), 7 * kPage);
+  ASSERT_EQ(store.make_room(ledger_.room() + 1), PrefixStore::Room::kNow);
+  EXPECT_TRUE(store.find("a", tokens(300))) << "it was used by that";
+  // One that cannot go back does not hold it.
+  store.keep("a", tokens(500, 20000), sequence(500, 64));
+  store.keep("a", tokens(200, 20000), sequence(200, 64));
+  EXPECT_EQ(store.entries(), 3u);
+}
+
+TEST_F(PrefixStoreTest, WhatAnotherNearlyHoldsLeavesFirst) {
+  PrefixStore store(ledger_, 100 * kPage);
+  keep(store, tokens(300, 9000));
+  std::vector<TokenId> first = tokens(500), second = tokens(420), third = tokens(300);
+  second.resize(500, -1);
+  third.resize(500, -2);
+  for (const auto& ids : {first, second, third}) keep(store, ids);
+  keep(store, second, "b");
+  ASSERT_EQ(store.make_room(ledger_.room() + 1), PrefixStore::Room::kNow);
+  EXPECT_EQ(store.find("a", first)->tokens, 420u) << "the first branch";
+  EXPECT_TRUE(store.find("a", tokens(300, 9000)));
+  ASSERT_EQ(store.make_room(ledger_.room() + 1), PrefixStore::Room::kNow);
+  EXPECT_FALSE(store.find("a", tokens(300, 9000))) << "then the oldest";
+  EXPECT_EQ(store.find("a", third)->tokens, 499u);
 }
 
 TEST_F(PrefixStoreTest, AnEntryReplacesThoseThatItHolds) {

@@ -2,23 +2,16 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <utility>
 
-#include "engine/ticket_channel.h"
+#include "engine/scheduler_task.h"
 #include "memory/budget.h"
 
 namespace mlxf::engine {
 namespace {
 
-// Room is taken for this many positions ahead, so that the ledger is asked seldom.
-constexpr uint32_t kGrowPositions = 256;
 constexpr std::chrono::milliseconds kIdleWait(500);
 constexpr std::chrono::seconds kErrorLasts(30);  // In health, while nobody asks for anything.
-
-double seconds_between(std::chrono::steady_clock::time_point from, std::chrono::steady_clock::time_point to) {
-  return std::chrono::duration<double>(to - from).count();
-}
 
 SchedulerOptions completed(SchedulerOptions options, const model::Model& model) {
   // A step holds every decoding sequence and a piece of a prompt.
@@ -38,43 +31,6 @@ uint32_t positions_within(const model::Model& model, uint32_t context_max, uint6
 }
 
 }  // namespace
-
-struct Scheduler::Task {
-  Submission submission;
-  std::shared_ptr<Ticket::Channel> channel;
-  uint64_t arrival = 0;
-  Clock::time_point submitted, admitted, first_token, last_token;
-  bool ended = false;
-  bool waits = false;           // For its reader, in this step.
-  std::vector<TokenId> tokens;  // Prompt and answer: what the sequence holds, and at its end what it lacks.
-  std::unique_ptr<Generation> generation;  // From the first admission on; of an embedding, never.
-  std::vector<float> state;                // [hidden], of an embedding.
-  std::unique_ptr<kv::Sequence> sequence;  // While it runs, but for the time that it takes to read one:
-  uint64_t restores = 0;                   // then the ticket of that, else 0,
-  uint32_t restored_tokens = 0;            // and what it will be cut to.
-  memory::Reservation reservation;
-  uint32_t cached_tokens = 0;
-  bool counted_cached = false;  // cached_tokens is known.
-  bool unrestorable = false;    // Reading its beginning was tried, in vain.
-
-  // Tokens that the next steps can read.
-  [[nodiscard]] uint32_t missing() const {
-    return sequence == nullptr ? 0 : static_cast<uint32_t>(tokens.size()) - sequence->length();
-  }
-  // Positions that it can need at most.
-  [[nodiscard]] uint32_t limit() const {
-    return static_cast<uint32_t>(submission.request.prompt.size()) +
-           (generation != nullptr ? generation->most() : 0);
-  }
-  // Its reader is behind.
-  [[nodiscard]] bool paused() const {
-    if (!channel->events.full()) return false;
-    channel->paused = true;
-    return channel->events.full();  // Read in between: then nobody would wake us.
-  }
-  void set_stage(Progress::Stage stage) const { channel->stage.store(stage, std::memory_order_relaxed); }
-  [[nodiscard]] Usage usage() const;
-};
 
 Usage Scheduler::Task::usage() const {
   Usage usage;
@@ -102,7 +58,7 @@ Scheduler::Scheduler(Engine& engine, const text::Tokenizer* tokenizer, const Sch
       prompt_tokens_(
           metrics.counter("mlx_flash_prompt_tokens_total", "Tokens of prompts, cached ones included.")),
       cached_tokens_(metrics.counter("mlx_flash_cached_tokens_total",
-                                     "Tokens of prompts that were found in kept caches.")),
+                                     "Tokens of prompts that were found in kept or shared caches.")),
       generated_tokens_(metrics.counter("mlx_flash_tokens_generated_total", "Tokens generated.")),
       preemptions_(metrics.counter("mlx_flash_preemptions_total",
                                    "Running requests sent back to the queue for want of memory.")),
@@ -264,131 +220,6 @@ void Scheduler::drop_cancelled() {
   remove_ended();
 }
 
-// A user's n-th waiting request comes after the first n - 1 of every other user; what a user has running counts too.
-std::vector<size_t> Scheduler::turns() const {
-  std::map<std::string, uint32_t> taken;
-  for (const auto& task : running_) ++taken[task->submission.user];
-  std::vector<uint32_t> turn;
-  std::vector<size_t> order;
-  for (size_t i = 0; i < waiting_.size(); ++i) {
-    turn.push_back(taken[waiting_[i]->submission.user]++);
-    order.push_back(i);
-  }
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return turn[a] < turn[b]; });
-  return order;
-}
-
-void Scheduler::admit() {
-  while (!waiting_.empty()) {
-    const std::vector<size_t> order = turns();
-    if (running_.size() < options_.parallel && admit_task(order.front())) continue;
-    for (uint32_t i = 0; i < order.size(); ++i)
-      waiting_[order[i]]->channel->position.store(i, std::memory_order_relaxed);
-    return;
-  }
-}
-
-// False: there is no room for it now.
-bool Scheduler::admit_task(size_t index) {
-  Task& task = *waiting_[index];
-  const auto wanted =
-      static_cast<uint32_t>(std::min<uint64_t>(task.tokens.size() + kGrowPositions, context_fits_));
-  const uint64_t bytes = engine_.model().sequence_bytes(wanted);
-  if (bytes > ledger_.room() + prefixes_.charged_bytes()) return false;
-  const std::optional<PrefixStore::Match> kept = prefixes_.find(task.submission.user, task.tokens);
-  if (const Restore restore = restore_task(index, wanted, kept ? kept->tokens : 0); restore != Restore::kNo)
-    return restore == Restore::kBegun;
-  if (kept && prefixes_.withheld(*kept)) return false;
-  const uint64_t freed = kept ? std::min(kept->bytes, bytes) : 0;
-  if (prefixes_.make_room(bytes - freed, kept) != PrefixStore::Room::kNow) return false;
-  std::unique_ptr<kv::Sequence> sequence =
-      kept ? prefixes_.take(*kept) : engine_.model().make_sequence(options_.context_max);
-  Result<memory::Reservation> reservation = ledger_.reserve(memory::Tag::kKv, bytes);
-  if (!reservation) return false;
-  task.reservation = std::move(*reservation);
-  start_task(index);
-  give_sequence(*running_.back(), std::move(sequence));
-  return true;
-}
-
-void Scheduler::start_task(size_t index) {
-  Task& task = *waiting_[index];
-  const GenerateRequest& request = task.submission.request;
-  if (task.admitted == Clock::time_point()) {
-    task.admitted = Clock::now();
-    if (task.submission.embed) {
-      task.state.resize(engine_.model().spec().hidden);
-    } else {
-      task.generation =
-          std::make_unique<Generation>(request, tokenizer_, engine_.model().spec().vocab, context_fits_);
-    }
-    queue_seconds_.observe(seconds_between(task.submitted, task.admitted));
-    prompt_tokens_.add(request.prompt.size());
-  }
-  task.set_stage(Progress::Stage::kReading);
-  running_.push_back(std::move(waiting_[index]));
-  waiting_.erase(waiting_.begin() + static_cast<ptrdiff_t>(index));
-  const MutexLock lock(mutex_);
-  --waiting_count_;
-}
-
-void Scheduler::give_sequence(Task& task, std::unique_ptr<kv::Sequence> sequence) {
-  task.sequence = std::move(sequence);
-  task.channel->prompt_done.store(task.sequence->length(), std::memory_order_relaxed);
-  if (task.counted_cached) return;  // It goes on after it had to give way.
-  task.counted_cached = true;
-  task.cached_tokens = task.sequence->length();
-  cached_tokens_.add(task.cached_tokens);
-}
-
-// Begins to read the task's sequence from the folder, where that takes less time than to compute what it has more than
-// the one in memory.
-Scheduler::Restore Scheduler::restore_task(size_t index, uint32_t wanted, uint32_t kept_tokens) {
-  Task& task = *waiting_[index];
-  if (shelf_ == nullptr || task.unrestorable) return Restore::kNo;
-  const std::optional<PrefixShelf::Match> match = shelf_->find(task.submission.user, task.tokens);
-  if (!match || match->tokens < kept_tokens + PrefixStore::kCommonTokensMin) return Restore::kNo;
-  const double gained = prompt_token_seconds_ * (match->tokens - kept_tokens);
-  if (gained != 0.0 && gained < match->seconds) return Restore::kNo;
-  const uint64_t bytes = engine_.model().sequence_bytes(std::max(wanted, match->length));
-  if (bytes > ledger_.room() + prefixes_.charged_bytes()) return Restore::kNo;
-  if (prefixes_.make_room(bytes) != PrefixStore::Room::kNow) return Restore::kLater;
-  Result<memory::Reservation> reservation = ledger_.reserve(memory::Tag::kKv, bytes);
-  std::unique_ptr<kv::Sequence> sequence = engine_.model().make_sequence(options_.context_max);
-  // Its memory is only mapped here: whoever reads into it touches it.
-  const Status fits = reservation ? sequence->restore(match->length, match->layout) : Status();
-  if (!fits && fits.error().code == ErrorCode::kCorrupt) shelf_->refuse(*match, fits.error());
-  if (!reservation || !fits) {
-    task.unrestorable = true;
-    wakeup_->wake();
-    return Restore::kLater;  // As one that is computed: room was made at the cost of what was found before.
-  }
-  task.restores = ++restores_;
-  task.restored_tokens = match->tokens;
-  start_task(index);
-  shelf_->read(*match, restores_, std::move(sequence), std::move(*reservation));
-  return Restore::kBegun;
-}
-
-void Scheduler::collect_restored() {
-  if (shelf_ == nullptr) return;
-  for (PrefixShelf::Restored& restored : shelf_->collect()) {
-    const auto found = std::find_if(running_.begin(), running_.end(),
-                                    [&](const auto& one) { return one->restores == restored.ticket; });
-    if (found == running_.end()) continue;  // Cancelled.
-    Task& task = **found;
-    task.restores = 0;
-    task.reservation = std::move(restored.charge);
-    if (restored.sequence == nullptr || !restored.sequence->truncate(task.restored_tokens))
-      restored.sequence = engine_.model().make_sequence(options_.context_max);
-    // The file may have gone on for long behind what is common.
-    const uint64_t needed = engine_.model().sequence_bytes(
-        std::min(task.limit(), static_cast<uint32_t>(task.tokens.size()) + kGrowPositions));
-    if (needed < task.reservation.bytes()) (void)task.reservation.resize(needed);
-    give_sequence(task, std::move(restored.sequence));
-  }
-}
-
 uint32_t Scheduler::prompt_budget(uint32_t decoding) const {
   const model::Model& model = engine_.model();
   if (decoding == 0) return model.chunk_tokens();
@@ -412,6 +243,8 @@ void Scheduler::choose_rows() {
     if (task.waits) continue;
     uint32_t tokens = task.missing();
     if (tokens > 1) {
+      // Exactly to where others wait: a layer that forgets could not go back there.
+      if (task.stop_at > task.length()) tokens = std::min(tokens, task.stop_at - task.length());
       tokens = std::min(tokens, budget);
       budget -= tokens;
     }

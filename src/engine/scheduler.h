@@ -6,7 +6,9 @@
 // chunks and reused caches change only when it gets it.
 //
 // Others submit requests and read events from the tickets that they get. Waiting requests are admitted in turn among
-// users (API keys) and in order within a user, when a place among `parallel` and room for keys and values are there.
+// users (API keys) and in order within a user, when a place among `parallel` and room for keys and values are there. A
+// prompt that begins as a running one of the same user does shares the pages of that beginning; while that is still
+// being computed it waits and lets others go first, rather than have it computed twice.
 // Room is taken as sequences grow; when it runs out, kept prefixes go first, then the youngest sequence goes back to
 // the queue and later reads its tokens again. A request that could never fit is refused at submit(). With a folder for
 // them, kept prefixes are written there as they leave, and read back where that is quicker than computing; whoever
@@ -62,7 +64,8 @@ struct SchedulerOptions {
 // What a request cost.
 struct Usage {
   uint32_t prompt_tokens = 0;
-  uint32_t cached_tokens = 0;  // Of the prompt, found in kept caches, in memory or on the disk.
+  uint32_t cached_tokens =
+      0;  // Of the prompt, found in caches: kept ones, in memory or on the disk, or shared ones.
   uint32_t generated_tokens = 0;
   double queue_seconds = 0.0;
   double prompt_seconds = 0.0;    // From admission to the first token.
@@ -93,7 +96,7 @@ struct Submission {
 // What a ticket says between events.
 struct Progress {
   enum class Stage : uint8_t { kQueued, kReading, kWriting, kEnded } stage = Stage::kQueued;
-  uint32_t position = 0;     // kQueued: requests that come before it.
+  uint32_t position = 0;     // kQueued: requests whose turn comes before its own.
   uint32_t prompt_done = 0;  // kReading: tokens of the prompt that are read, cached ones included.
 };
 
@@ -171,7 +174,26 @@ class Scheduler {
   void collect();
   void drop_cancelled();
   void admit();
-  [[nodiscard]] bool admit_task(size_t index);
+  // kAwaits: it will share what a running task computes, and others may go first. kNoRoom: not for it now.
+  enum class Admission : uint8_t { kAdmitted, kAwaits, kNoRoom };
+  [[nodiscard]] Admission admit_task(size_t index);
+  // Running tasks whose tokens begin as a prompt does.
+  struct Running {
+    Task* task = nullptr;    // That holds most of them now,
+    uint32_t tokens = 0;     // and how many.
+    Task* reader = nullptr;  // That will hold more, and how many.
+    uint32_t later_tokens = 0;
+  };
+  [[nodiscard]] Running find_running(const Task& task) const;
+  [[nodiscard]] bool still_awaits(Task& task);
+  [[nodiscard]] static bool awaitable(const Task& task);
+  // Room for `bytes`, and a sequence with what is found of the task's beginning. Null: not now.
+  [[nodiscard]] std::unique_ptr<kv::Sequence> sequence_for(const std::optional<PrefixStore::Match>& kept,
+                                                           const Running& running, uint64_t bytes);
+  [[nodiscard]] std::unique_ptr<kv::Sequence> kept_sequence(const PrefixStore::Match& kept, uint64_t bytes);
+  [[nodiscard]] std::unique_ptr<kv::Sequence> empty_sequence(uint64_t bytes);
+  // Whether `bytes` fit beside what is kept there, if all else goes.
+  [[nodiscard]] bool room_for_both(const PrefixStore::Match& kept, uint64_t bytes) const;
   // The task runs from now on, with a sequence or while one is being read for it.
   void start_task(size_t index);
   void give_sequence(Task& task, std::unique_ptr<kv::Sequence> sequence);

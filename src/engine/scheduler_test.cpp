@@ -95,6 +95,26 @@ class SchedulerTest : public testing::Test {
     return std::make_unique<Scheduler>(*engine_, &engine_->tokenizer(), options, *metrics_);
   }
 
+  // A request of a user of its own that writes while others are looked at. `at` is called by the engine's thread at
+  // each of its tokens, with their number from 1 on: what is submitted in one call comes at once, between two steps.
+  static Ticket submit_clock(Scheduler& scheduler, std::function<void(uint32_t)> at) {
+    const auto beats = std::make_shared<uint32_t>(0);
+    return scheduler.submit({long_request(20, 40), "clock", [at = std::move(at), beats] { at(++*beats); }})
+        .value();
+  }
+  // A piece of a prompt in each step.
+  static SchedulerOptions clocked_options() {
+    SchedulerOptions o = options();
+    o.prefill_share = 1.0;
+    return o;
+  }
+  // The first `common` tokens of `request`, and others.
+  static GenerateRequest branch(GenerateRequest request, uint32_t common, TokenId other) {
+    request.prompt.resize(common);
+    request.prompt.resize(common + 20, other);
+    return request;
+  }
+
   static Engine* engine_;
   static std::unique_ptr<Metrics> metrics_;
 };
@@ -180,6 +200,156 @@ TEST_F(SchedulerTest, ANextTurnCostsItsNewTokensToItsUserAlone) {
   EXPECT_EQ(warm.finished->usage.cached_tokens, turn.prompt.size() + answer.tokens.size() - 1);
   EXPECT_EQ(warm.tokens, expected);
   EXPECT_EQ(foreign.tokens, expected);
+}
+
+TEST_F(SchedulerTest, ABeginningThatManyHaveIsComputedOnce) {
+  const GenerateRequest first = long_request(230, 16);
+  const std::vector<GenerateRequest> requests = {first, first, branch(first, 150, 7), branch(first, 230, 8),
+                                                 branch(first, 60, 9)};
+  std::vector<std::vector<TokenId>> expected;
+  for (const GenerateRequest& r : requests) expected.push_back(alone(r).tokens);
+  std::vector<Ticket> tickets;
+  std::vector<Progress> progress;
+  SchedulerOptions o = clocked_options();
+  o.parallel = 6;
+  const auto scheduler = start(o);
+  Ticket clock = submit_clock(*scheduler, [&](uint32_t beat) {
+    if (beat == 1)
+      for (const GenerateRequest& r : requests) tickets.push_back(scheduler->submit({r, "a", {}}).value());
+    if (beat == 4)
+      for (const Ticket& ticket : tickets) progress.push_back(ticket.progress());
+  });
+  EXPECT_TRUE(read(clock).finished);
+  const uint32_t cached[] = {0, 229, 150, 230, 0};
+  for (size_t i = 0; i < requests.size(); ++i) {
+    SCOPED_TRACE(i);
+    const Answer answer = read(tickets[i]);
+    ASSERT_TRUE(answer.finished);
+    EXPECT_EQ(answer.tokens, expected[i]);
+    // What comes within a step is computed beside, or found if that came sooner.
+    if (i < 4)
+      EXPECT_EQ(answer.finished->usage.cached_tokens, cached[i]);
+    else
+      EXPECT_LE(answer.finished->usage.cached_tokens, 60u);
+  }
+  ASSERT_EQ(progress.size(), requests.size());
+  EXPECT_EQ(progress[0].stage, Progress::Stage::kReading);
+  EXPECT_EQ(progress[0].prompt_done, 128u);
+  for (const size_t i : {1u, 2u, 3u}) EXPECT_EQ(progress[i].stage, Progress::Stage::kQueued) << i;
+  EXPECT_EQ(progress[1].position, 0u);
+  EXPECT_EQ(progress[3].position, 2u);
+  EXPECT_EQ(progress[4].stage, Progress::Stage::kReading) << "nobody waits for so little";
+  EXPECT_TRUE(scheduler->wait_idle(seconds(60)));
+  EXPECT_EQ(scheduler->status().kv.held(memory::Tag::kKv), 0u);
+}
+
+TEST_F(SchedulerTest, WhoWaitsForABeginningLetsOthersGoFirst) {
+  const GenerateRequest first = long_request(300, 8);
+  std::vector<Ticket> tickets;
+  std::vector<Progress> progress;
+  const auto scheduler = start(clocked_options());
+  Ticket clock = submit_clock(*scheduler, [&](uint32_t beat) {
+    if (beat == 1)
+      for (const char* user : {"a", "a", "b"})
+        tickets.push_back(scheduler->submit({first, user, {}}).value());
+    if (beat == 2)
+      for (const Ticket& ticket : tickets) progress.push_back(ticket.progress());
+  });
+  EXPECT_TRUE(read(clock).finished);
+  const Answer answers[] = {read(tickets[0]), read(tickets[1]), read(tickets[2])};
+  EXPECT_EQ(progress[0].stage, Progress::Stage::kReading);
+  EXPECT_EQ(progress[1].stage, Progress::Stage::kQueued);
+  EXPECT_EQ(progress[2].stage, Progress::Stage::kReading) << "another user's is not looked at";
+  EXPECT_EQ(answers[0].finished->usage.cached_tokens, 0u);
+  EXPECT_EQ(answers[1].finished->usage.cached_tokens, 299u);
+  EXPECT_EQ(answers[2].finished->usage.cached_tokens, 0u);
+  EXPECT_EQ(answers[1].tokens, answers[0].tokens);
+  EXPECT_EQ(answers[2].tokens, answers[0].tokens);
+}
+
+TEST_F(SchedulerTest, EitherMayBeCancelledWhileOneWaitsForTheOther) {
+  const GenerateRequest first = long_request(300, 8), second = branch(first, 280, 7);
+  const std::vector<TokenId> expected[] = {alone(first).tokens, alone(second).tokens};
+  for (const size_t cancelled : {0u, 1u}) {
+    SCOPED_TRACE(cancelled);
+    std::vector<Ticket> tickets;
+    std::vector<Progress> progress;
+    SchedulerOptions o = clocked_options();
+    const auto scheduler = start(o);
+    Ticket clock = submit_clock(*scheduler, [&](uint32_t beat) {
+      if (beat == 1)
+        for (const GenerateRequest& r : {first, second})
+          tickets.push_back(scheduler->submit({r, "a", {}}).value());
+      if (beat == 4) tickets[cancelled].cancel();
+      if (beat == 6) progress = {tickets[0].progress(), tickets[1].progress()};
+    });
+    EXPECT_TRUE(read(clock).finished);
+    const Answer gone = read(tickets[cancelled]), got = read(tickets[1 - cancelled]);
+    ASSERT_TRUE(gone.finished && got.finished);
+    EXPECT_EQ(gone.finished->reason, FinishReason::kCancelled);
+    EXPECT_EQ(got.tokens, expected[1 - cancelled]);
+    EXPECT_EQ(progress[cancelled].stage, Progress::Stage::kEnded);
+    EXPECT_NE(progress[1 - cancelled].stage, Progress::Stage::kQueued);
+    // What the first had read until then is not lost.
+    const uint32_t cached = got.finished->usage.cached_tokens;
+    EXPECT_TRUE(cancelled == 1 ? cached == 0 : cached >= 128 && cached < 280) << cached;
+    EXPECT_TRUE(scheduler->wait_idle(seconds(60)));
+  }
+}
+
+// A long beginning in front of a longer conversation: most of what is kept is of no use, and stays.
+TEST_F(SchedulerTest, ABranchOfLessThanHalfLeavesTheOtherOne) {
+  const GenerateRequest first = long_request(400, 8), other = branch(first, 120, 7);
+  const std::vector<TokenId> first_tokens = alone(first).tokens, other_tokens = alone(other).tokens;
+  GenerateRequest next = first;
+  next.prompt.insert(next.prompt.end(), first_tokens.begin(), first_tokens.end());
+  next.prompt.push_back(7);
+  const std::vector<TokenId> next_tokens = alone(next).tokens;
+  const auto scheduler = start(options());
+  const auto ask = [&](const GenerateRequest& r) {
+    Ticket ticket = scheduler->submit({r, "a", {}}).value();
+    Answer answer = read(ticket);
+    EXPECT_TRUE(scheduler->wait_idle(seconds(60)));
+    return answer;
+  };
+  EXPECT_EQ(ask(first).tokens, first_tokens);
+  const Answer branched = ask(other);
+  EXPECT_EQ(branched.tokens, other_tokens);
+  EXPECT_EQ(branched.finished->usage.cached_tokens, 120u);
+  EXPECT_EQ(scheduler->status().prefix_entries, 2u);
+  const Answer continued = ask(next);
+  EXPECT_EQ(continued.tokens, next_tokens);
+  EXPECT_EQ(continued.finished->usage.cached_tokens, 407u);
+  EXPECT_THAT(metrics_->expose(), HasSubstr("mlx_flash_cached_tokens_total 527\n"));
+}
+
+TEST_F(SchedulerTest, SharedPagesChangeNothingWhereSequencesHaveToGiveWay) {
+  SchedulerOptions o = options();
+  o.parallel = 3;
+  // Two are admitted with 6 pages a layer; at their ends they need 7.
+  o.kv_bytes = 12 * engine_->model().sequence_bytes(64);
+  std::vector<GenerateRequest> requests = {long_request(120, 280), long_request(120, 280),
+                                           branch(long_request(120, 280), 100, 7)};
+  std::vector<GenerateResult> expected;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    requests[i].sampling.seed = i;
+    expected.push_back(alone(requests[i]));
+  }
+  const auto scheduler = start(o);
+  std::vector<Ticket> tickets;
+  for (const GenerateRequest& r : requests) tickets.push_back(scheduler->submit({r, "a", {}}).value());
+  uint32_t cached = 0;
+  for (size_t i = 0; i < requests.size(); ++i) {
+    const Answer answer = read(tickets[i]);
+    ASSERT_TRUE(answer.finished) << (answer.error ? answer.error->message : "");
+    EXPECT_EQ(answer.tokens, expected[i].tokens) << i;
+    cached += answer.finished->usage.cached_tokens;
+  }
+  EXPECT_GE(cached, 119u);
+  EXPECT_THAT(metrics_->expose(), testing::Not(HasSubstr("mlx_flash_preemptions_total 0\n")));
+  EXPECT_LE(scheduler->status().kv.held_bytes_max, o.kv_bytes);
+  EXPECT_TRUE(scheduler->wait_idle(seconds(60)));
+  EXPECT_EQ(scheduler->status().kv.held(memory::Tag::kKv), 0u);
 }
 
 TEST_F(SchedulerTest, EmbedsTheStateBehindTheLastToken) {

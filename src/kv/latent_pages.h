@@ -43,6 +43,7 @@ class LatentPages {
   void shrink(uint32_t positions);
   void advance(uint32_t length);
   [[nodiscard]] uint32_t truncatable(uint32_t length) const { return length; }
+  [[nodiscard]] bool forgets() const { return false; }
   void truncate(uint32_t length) { shrink(length); }
   [[nodiscard]] uint64_t missing_bytes(uint32_t positions) const;
   [[nodiscard]] uint64_t bytes() const { return pages_.size() * page_bytes(); }
@@ -51,6 +52,7 @@ class LatentPages {
   void add_layout(Words&) const {}
   void add_contents(Contents& contents);
   [[nodiscard]] Status restore(uint32_t length, std::span<const uint32_t>&);
+  [[nodiscard]] bool share(LatentPages& source, uint32_t length);
 
   [[nodiscard]] Element element() const { return element_; }
   // The row of `position`. REQUIRES: T is float or uint16_t, as element() says.
@@ -69,6 +71,7 @@ class LatentPages {
   const LatentShape shape_;
   const Element element_;
   std::vector<uint16_t*> pages_;
+  SharedPages shared_;
 };
 
 }  // namespace mlxf::kv

@@ -20,6 +20,7 @@ struct NoCache {
   void shrink(uint32_t) {}
   void advance(uint32_t) {}
   [[nodiscard]] uint32_t truncatable(uint32_t length) const { return length; }
+  [[nodiscard]] bool forgets() const { return false; }
   void truncate(uint32_t) {}
   [[nodiscard]] uint64_t missing_bytes(uint32_t) const { return 0; }
   [[nodiscard]] uint64_t bytes() const { return 0; }
@@ -28,6 +29,7 @@ struct NoCache {
   void add_layout(Words&) const {}
   void add_contents(Contents&) {}
   [[nodiscard]] Status restore(uint32_t, std::span<const uint32_t>&) { return {}; }
+  [[nodiscard]] bool share(const NoCache&, uint32_t) { return true; }
 };
 
 }  // namespace mlxf::kv

@@ -9,10 +9,10 @@
 
 namespace mlxf::kv {
 
-PagePool::PagePool() = default;
+PagePool::PagePool(uint64_t bytes_max) : bytes_max_(bytes_max) {}
 
 PagePool::~PagePool() {
-  CHECK(free_bytes_ == bytes_);  // A sequence outlived its model otherwise.
+  CHECK(free_bytes_ == bytes_ && shared_.empty());  // A sequence outlived its model otherwise.
   for (const SizeClass& size : classes_)
     for (uint16_t* page : size.free_pages) free_page(page, size.page_bytes);
 }
@@ -36,6 +36,7 @@ uint16_t* PagePool::take(uint64_t bytes) {
   void* memory = take_from_run(bytes);
   if (memory == nullptr) {
     free_others(&size, bytes);
+    if (bytes > bytes_max_ - bytes_) return nullptr;
     memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
     if (memory == nullptr) return nullptr;
     std::memset(memory, 0, bytes);
@@ -68,7 +69,7 @@ std::span<uint8_t> PagePool::end_run() {
 }
 
 uint16_t* PagePool::take_from_run(uint64_t bytes) {
-  if (!open_ || bytes % platform::small_page_bytes() != 0 ||
+  if (!open_ || bytes % platform::small_page_bytes() != 0 || bytes > bytes_max_ - bytes_ ||
       bytes > open_->memory.bytes() - open_->taken_bytes)
     return nullptr;
   uint8_t* page = open_->memory.data() + open_->taken_bytes;
@@ -104,8 +105,23 @@ void PagePool::free_others(const SizeClass* size, uint64_t bytes) {
 }
 
 void PagePool::give_back(uint16_t* page, uint64_t bytes) {
+  if (!shared_.empty()) {
+    if (const auto others = shared_.find(page); others != shared_.end()) {
+      if (--others->second == 0) shared_.erase(others);
+      return;
+    }
+  }
   size_class(bytes).free_pages.push_back(page);
   free_bytes_ += bytes;
+}
+
+uint16_t* PagePool::unshared(uint16_t* page, uint64_t bytes) {
+  if (!shared(page)) return page;
+  uint16_t* const copy = take(bytes);
+  if (copy == nullptr) return nullptr;
+  std::memcpy(copy, page, bytes);
+  give_back(page, bytes);
+  return copy;
 }
 
 }  // namespace mlxf::kv

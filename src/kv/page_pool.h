@@ -8,11 +8,15 @@
 // A sequence grows by a page at a time. One that comes back whole takes what is free and the rest as a run: one
 // mapping, of huge pages where the system gives them, that another thread may touch. Its pages then live as all others
 // do; the last one that goes back to the system takes the mapping with it.
+//
+// Several caches may hold one page: each but the first adds a reference, and a page lies free once all have given it
+// back. Nobody writes to a page that others hold: see unshared(). Where nothing is shared, none of this costs anything.
 #pragma once
 
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "platform/huge_memory.h"
@@ -21,15 +25,26 @@ namespace mlxf::kv {
 
 class PagePool {
  public:
-  PagePool();
+  // Holds no more than `bytes_max`.
+  explicit PagePool(uint64_t bytes_max = UINT64_MAX);
   ~PagePool();
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
-  // Null when the operating system has no memory left. REQUIRES: bytes > 0.
+  // Null when the operating system has no memory left, or the pool may hold no more. REQUIRES: bytes > 0.
   [[nodiscard]] uint16_t* take(uint64_t bytes);
-  // `page` came from take(bytes).
+  // `page` came from take(bytes). It stays as it is while others hold it.
   void give_back(uint16_t* page, uint64_t bytes);
+
+  // One more holds `page`, which somebody holds, and gives it back.
+  void share(const uint16_t* page) { ++shared_[page]; }
+  // More than one hold it.
+  [[nodiscard]] bool shared(const uint16_t* page) const {
+    return !shared_.empty() && shared_.find(page) != shared_.end();
+  }
+  // For who holds `page` and wants to write to it: the page itself, or in exchange for it a copy that is nobody else's;
+  // null without memory, and then nothing has changed.
+  [[nodiscard]] uint16_t* unshared(uint16_t* page, uint64_t bytes);
 
   // Until end_run(), fresh pages that consist of whole pages of the system, `bytes_max` of them at most, lie one behind
   // the other in the order of their taking, in memory that nobody has touched.
@@ -37,9 +52,11 @@ class PagePool {
   // That memory, which counts as the pages in it do. Who gives it work to another thread touches none of it before.
   std::span<uint8_t> end_run();
 
-  // All pages, in use or waiting for reuse.
+  // All pages, in use or waiting for reuse; a shared one counts once.
   [[nodiscard]] uint64_t bytes() const { return bytes_; }
   [[nodiscard]] uint64_t free_bytes() const { return free_bytes_; }
+  // Pages that more than one hold.
+  [[nodiscard]] uint64_t shared_pages() const { return shared_.size(); }
 
  private:
   struct SizeClass {
@@ -60,7 +77,9 @@ class PagePool {
   void free_others(const SizeClass* size, uint64_t bytes);
   void free_page(uint16_t* page, uint64_t bytes);
 
+  const uint64_t bytes_max_;
   std::vector<SizeClass> classes_;
+  std::unordered_map<const uint16_t*, uint32_t> shared_;  // Their holders but for one.
   std::vector<Run> runs_;
   std::optional<Run> open_;  // Between begin_run() and end_run().
   uint64_t bytes_ = 0;

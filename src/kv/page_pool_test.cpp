@@ -116,5 +116,47 @@ TEST(PagePool, ARunThatIsTooShortTakesNoMore) {
   for (uint16_t* page : pages) pool.give_back(page, small);
 }
 
+TEST(PagePool, ASharedPageLiesFreeOnceAllHaveGivenItBack) {
+  PagePool pool;
+  uint16_t* const page = pool.take(128);
+  EXPECT_FALSE(pool.shared(page));
+  EXPECT_EQ(pool.unshared(page, 128), page);
+  pool.share(page);
+  pool.share(page);
+  EXPECT_TRUE(pool.shared(page));
+  EXPECT_EQ(pool.shared_pages(), 1u);
+  EXPECT_EQ(pool.bytes(), 128u);
+  page[5] = 55;
+  uint16_t* const copy = pool.unshared(page, 128);
+  EXPECT_NE(copy, page);
+  EXPECT_EQ(copy[5], 55);
+  EXPECT_EQ(pool.bytes(), 256u);
+  pool.give_back(page, 128);
+  EXPECT_EQ(pool.free_bytes(), 0u) << "one still holds it,";
+  EXPECT_FALSE(pool.shared(page)) << "alone";
+  EXPECT_EQ(pool.shared_pages(), 0u);
+  pool.give_back(page, 128);
+  EXPECT_EQ(pool.free_bytes(), 128u);
+  pool.give_back(copy, 128);
+}
+
+TEST(PagePool, HoldsNoMoreThanItMay) {
+  PagePool pool(300);
+  uint16_t* const page = pool.take(128);
+  pool.share(page);
+  uint16_t* const other = pool.take(128);
+  EXPECT_EQ(pool.take(128), nullptr);
+  EXPECT_EQ(pool.unshared(page, 128), nullptr);
+  EXPECT_TRUE(pool.shared(page));
+  pool.give_back(other, 128);
+  EXPECT_EQ(pool.unshared(page, 128), other);
+  pool.give_back(page, 128);
+  pool.give_back(other, 128);
+  uint16_t* const large = pool.take(300);
+  ASSERT_NE(large, nullptr) << "the small ones went for it";
+  EXPECT_EQ(pool.bytes(), 300u);
+  pool.give_back(large, 300);
+}
+
 }  // namespace
 }  // namespace mlxf::kv

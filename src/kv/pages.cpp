@@ -1,6 +1,7 @@
 #include "kv/pages.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/check.h"
 
@@ -49,7 +50,20 @@ uint32_t Pages::first_visible(uint32_t position) const {
   return std::max(by_window, shape_.chunk == 0 ? 0 : position / shape_.chunk * shape_.chunk);
 }
 
+// Whether the last page is this cache's own.
+bool Pages::split_last() {
+  uint16_t* const key = pool_.unshared(keys_.back(), key_bytes());
+  if (key == nullptr) return false;
+  keys_.back() = key;
+  uint16_t* const value = pool_.unshared(values_.back(), value_bytes());
+  if (value == nullptr) return false;
+  values_.back() = value;
+  shared_ = {static_cast<uint32_t>(keys_.size() - 1), false};
+  return true;
+}
+
 bool Pages::grow(uint32_t positions) {
+  if (shared_.splits && !split_last()) return false;
   while (keys_.size() < pages_for(positions)) {
     uint16_t* key = pool_.take(key_bytes());
     uint16_t* value = key != nullptr ? pool_.take(value_bytes()) : nullptr;
@@ -74,6 +88,7 @@ void Pages::shrink(uint32_t positions) {
     values_.pop_back();
   }
   first_page_ = std::min(first_page_, pages);
+  shared_.cut(positions);
 }
 
 void Pages::advance(uint32_t length) {
@@ -95,7 +110,10 @@ uint32_t Pages::truncatable(uint32_t length) const {
 
 uint64_t Pages::missing_bytes(uint32_t positions) const {
   const uint64_t pages = pages_for(positions);
-  return pages > keys_.size() ? (pages - keys_.size()) * (key_bytes() + value_bytes()) : 0;
+  uint64_t bytes = pages > keys_.size() ? (pages - keys_.size()) * (key_bytes() + value_bytes()) : 0;
+  if (shared_.splits && pool_.shared(keys_.back())) bytes += key_bytes();
+  if (shared_.splits && pool_.shared(values_.back())) bytes += value_bytes();
+  return bytes;
 }
 
 uint64_t Pages::bytes() const { return (keys_.size() - first_page_) * (key_bytes() + value_bytes()); }
@@ -131,6 +149,26 @@ Status Pages::restore(uint32_t length, std::span<const uint32_t>& layout) {
   first_page_ = first;
   if (!grow(length)) return fail(ErrorCode::kOutOfBudget, "no memory for keys and values");
   return {};
+}
+
+bool Pages::share(Pages& source, uint32_t length) {
+  const uint32_t whole = length / kPagePositions;
+  CHECK(keys_.empty() && source.first_page_ <= whole && pages_for(length) <= source.keys_.size());
+  first_page_ = source.first_page_;
+  keys_.assign(source.keys_.begin(), source.keys_.begin() + whole);
+  values_.assign(source.values_.begin(), source.values_.begin() + whole);
+  for (uint32_t page = first_page_; page < whole; ++page) {
+    pool_.share(keys_[page]);
+    pool_.share(values_[page]);
+  }
+  shared_.end = whole;
+  source.shared_.end = std::max(source.shared_.end, whole);
+  if (length % kPagePositions == 0) return true;
+  // The source goes on writing to this one.
+  if (!grow(length)) return false;
+  std::memcpy(keys_.back(), source.keys_[whole], key_bytes());
+  std::memcpy(values_.back(), source.values_[whole], value_bytes());
+  return true;
 }
 
 }  // namespace mlxf::kv

@@ -4,8 +4,12 @@
 // [kv_head][position][dim]; dims are padded to 16 with zeros. A page of keys and one of values are taken from the pool
 // when the first position in them is reserved. A sliding or chunked layer gives pages back once no token from
 // `length - kRollbackPositions` on can see them. Owned by its Sequence; one thread (the engine's). Sizes are in bytes.
+//
+// Another cache may hold the same pages, those that were full when it came to share them: only truncate() leads back
+// into one, and what is written next then goes to a copy.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -37,6 +41,19 @@ using Contents = std::vector<std::span<uint8_t>>;
 
 // How far truncate() can go back where layers forget.
 inline constexpr uint32_t kRollbackPositions = 64;
+
+// Which pages of a cache others may hold too, so that nobody asks the pool where nothing was ever shared.
+struct SharedPages {
+  uint32_t end = 0;  // Those from this one on are its own.
+  bool splits =
+      false;  // The last one is partly filled and before `end`: it must be its own before it is written to.
+
+  // No more than `positions` are left.
+  void cut(uint32_t positions) {
+    end = std::min(end, pages_for(positions));
+    splits = positions % kernels::kPagePositions != 0 && positions / kernels::kPagePositions < end;
+  }
+};
 
 // `window` is the number of positions a token sees, itself included; 0: all. With `chunk` it sees none before the last
 // multiple of that.
@@ -71,6 +88,8 @@ class Pages {
   void advance(uint32_t length);
   // The longest length up to `length` that truncate() can go back to; 0, the empty cache, is always one.
   [[nodiscard]] uint32_t truncatable(uint32_t length) const;
+  // There are lengths that it cannot go back to.
+  [[nodiscard]] bool forgets() const { return shape_.window != 0 || shape_.chunk != 0; }
   // Forgets the positions from `length` on. REQUIRES: truncatable(length) == length.
   void truncate(uint32_t length) { shrink(length); }
   // What grow() would take from the pool.
@@ -85,6 +104,10 @@ class Pages {
   // Takes its own words of a layout and makes room for contents of `length`. kCorrupt for a layout that no cache of
   // this shape has, kOutOfBudget without memory; then some of it may be there. REQUIRES: an empty cache, length > 0.
   [[nodiscard]] Status restore(uint32_t length, std::span<const uint32_t>& layout);
+  // Holds the first `length` positions of `source` as if that had been truncated there, from then on each for itself.
+  // False without memory; then some of them may be there. REQUIRES: an empty cache of the same shape and pool;
+  // 0 < length, which is the source's or one that it could be truncated to.
+  [[nodiscard]] bool share(Pages& source, uint32_t length);
 
   [[nodiscard]] Element element() const { return element_; }
   // The first position that the token at `position` sees.
@@ -109,6 +132,7 @@ class Pages {
  private:
   [[nodiscard]] uint64_t key_bytes() const;
   [[nodiscard]] uint64_t value_bytes() const;
+  [[nodiscard]] bool split_last();
 
   PagePool& pool_;
   const PageShape shape_;
@@ -116,6 +140,7 @@ class Pages {
   std::vector<uint16_t*> keys_;
   std::vector<uint16_t*> values_;
   uint32_t first_page_ = 0;  // Pages before it have been given back.
+  SharedPages shared_;
 };
 
 }  // namespace mlxf::kv

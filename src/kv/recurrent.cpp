@@ -165,4 +165,20 @@ Status Recurrent::restore(uint32_t length, std::span<const uint32_t>& layout) {
   return {};
 }
 
+bool Recurrent::share(const Recurrent& source, uint32_t length) {
+  CHECK(states_.empty());
+  if (!take_states()) return false;
+  uint32_t count = 0;
+  for (const State& state : source.held()) {
+    if (state.position > length) break;
+    State& copy = states_[count++];
+    std::copy_n(state.values(), shape_.state_floats, copy.values());
+    copy.position = state.position;
+    copy.holds = true;
+  }
+  CHECK(count > 0 && states_[count - 1].position == length);
+  current_ = count - 1;
+  return true;
+}
+
 }  // namespace mlxf::kv

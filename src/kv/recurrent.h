@@ -53,6 +53,7 @@ class Recurrent {
   void shrink(uint32_t positions);
   void advance(uint32_t length);
   [[nodiscard]] uint32_t truncatable(uint32_t length) const;
+  [[nodiscard]] bool forgets() const { return true; }
   void truncate(uint32_t length);
   [[nodiscard]] uint64_t missing_bytes(uint32_t positions) const;
   [[nodiscard]] uint64_t bytes() const;
@@ -61,6 +62,8 @@ class Recurrent {
   void add_layout(Words& words) const;
   void add_contents(Contents& contents);
   [[nodiscard]] Status restore(uint32_t length, std::span<const uint32_t>& layout);
+  // Copies: a state is not so large that sharing it would pay, and the next pass writes another one in any case.
+  [[nodiscard]] bool share(const Recurrent& source, uint32_t length);
 
   // A part of a pass: from the state `from` at the end of the part before it, over the positions up to `end`, to `to`.
   struct Step {

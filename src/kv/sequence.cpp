@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <type_traits>
 
 #include "base/check.h"
 
@@ -74,6 +75,12 @@ uint32_t Sequence::truncatable(uint32_t length) const {
   return longest;
 }
 
+bool Sequence::forgets() const {
+  return std::any_of(layers_.begin(), layers_.end(), [](const auto& layer) {
+    return std::visit([](const auto& cache) { return cache.forgets(); }, layer);
+  });
+}
+
 Status Sequence::truncate(uint32_t length) {
   if (length > length_)
     return fail(ErrorCode::kInvalidArgument, "cannot truncate a sequence of " + std::to_string(length_) +
@@ -140,6 +147,24 @@ Status Sequence::restore(uint32_t length, std::span<const uint32_t> layout) {
     for (auto& layer : layers_) std::visit([](auto& cache) { cache.shrink(0); }, layer);
   }
   return status;
+}
+
+Status Sequence::share(Sequence& source, uint32_t length) {
+  CHECK(length_ == 0 && &pool_ == &source.pool_ && layers_.size() == source.layers_.size());
+  CHECK(length > 0 && length <= context_max_ && source.truncatable(length) == length);
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    const auto share_layer = [&](auto& cache) {
+      auto* from = std::get_if<std::remove_reference_t<decltype(cache)>>(&source.layers_[i]);
+      CHECK(from != nullptr);
+      return cache.share(*from, length);
+    };
+    if (std::visit(share_layer, layers_[i])) continue;
+    for (auto& layer : layers_) std::visit([](auto& cache) { cache.shrink(0); }, layer);
+    return fail(ErrorCode::kOutOfBudget,
+                "no memory for what sequences that share " + std::to_string(length) + " tokens do not share");
+  }
+  length_ = length;
+  return {};
 }
 
 uint64_t Sequence::bytes() const {

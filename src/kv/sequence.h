@@ -3,6 +3,8 @@
 // Each layer has a cache of the kind that its LayerShape names; a kind is a class with the functions of Pages that the
 // sequence calls. Layers that forget keep enough for truncate() to go back kRollbackPositions at any time: sliding ones
 // to any length, recurrent ones to a multiple of kStateBlock.
+// Sequences may share their beginnings: share() makes one that holds another's pages, and each goes on for itself. Both
+// may be written to, truncated and destroyed in any order.
 // Owned by the caller of Model::make_sequence, destroyed before the model; one thread (the engine's).
 // Invariants: (1) each layer has room for the reserved positions; (2) length() <= context_max().
 #pragma once
@@ -45,6 +47,8 @@ class Sequence {
   // The longest length up to `length` that truncate() can go back to; from there the caller's tokens must be computed
   // again. 0 is always one.
   [[nodiscard]] uint32_t truncatable(uint32_t length) const;
+  // Some layer cannot go back to every length.
+  [[nodiscard]] bool forgets() const;
   // Forgets the positions from `length` on. kInvalidArgument when a layer no longer has what the token at `length`
   // would see, or when length() is shorter.
   [[nodiscard]] Status truncate(uint32_t length);
@@ -74,7 +78,13 @@ class Sequence {
   // before, all at once. Pages that lay free are not in it, nor those that are smaller than the system's.
   [[nodiscard]] std::span<uint8_t> untouched() const { return untouched_; }
 
-  // Bytes of pages and states held.
+  // Makes it one that holds the first `length` positions of `source`, as if that had been truncated there: full pages
+  // are shared, the last one and states are copied. kOutOfBudget without memory; then it is empty. What a thread reads
+  // by the source's contents() stays as it is. REQUIRES: an empty sequence of the same geometry and pool;
+  // 0 < length == source.truncatable(length).
+  [[nodiscard]] Status share(Sequence& source, uint32_t length);
+
+  // Bytes of pages and states held, shared ones included.
   [[nodiscard]] uint64_t bytes() const;
   // The most bytes that a sequence of such layers ever holds until it has `positions`, given at most `chunk` tokens at
   // a time.

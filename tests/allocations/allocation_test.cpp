@@ -10,6 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -162,6 +163,38 @@ TEST(SteadyDecoding, TakesNothingWhenResident) {
   sampling.frequency_penalty = 0.1f;
   sampling.logit_bias = {{5, 1.0f}};
   expect_nothing_taken(*engine, nullptr, sampling);
+}
+
+// Two that share pages, one of which began by going back into one.
+TEST(SteadyDecoding, TakesNothingWhenPagesAreShared) {
+  const auto engine = open(kBundled, 0, false);
+  ASSERT_NE(engine, nullptr);
+  model::Model& model = engine->model();
+  std::vector<TokenId> prompt(150);
+  for (size_t i = 0; i < prompt.size(); ++i) prompt[i] = static_cast<TokenId>(3 + i * 7 % 200);
+  const auto first = model.make_sequence(512), second = model.make_sequence(512);
+  std::vector<float> logits(2 * uint64_t{model.spec().vocab});
+  const model::Chunk chunk{first.get(), prompt, false};
+  ASSERT_TRUE(model.forward({&chunk, 1}, logits.data()));
+  ASSERT_TRUE(second->share(*first, 140));
+  ASSERT_TRUE(first->truncate(100));
+  frame_count = 0;
+  for (uint32_t step = 0; step < 80; ++step) {
+    const auto token = static_cast<TokenId>(5 + step);
+    const std::array chunks = {model::Chunk{first.get(), {&token, 1}, false},
+                               model::Chunk{second.get(), {&token, 1}, false}};
+    const bool steady = step >= kWarmTokens && first->length() % kernels::kPagePositions != 0 &&
+                        second->length() % kernels::kPagePositions != 0;
+    const uint64_t before = taken.load(std::memory_order_relaxed);
+    armed = steady && frame_count == 0;
+    const Status done = model.forward(chunks, logits.data());
+    armed = false;
+    ASSERT_TRUE(done) << done.error().message;
+    if (steady) {
+      EXPECT_EQ(taken.load(std::memory_order_relaxed) - before, 0u) << "step " << step;
+    }
+  }
+  if (frame_count > 0) backtrace_symbols_fd(frames, frame_count, STDERR_FILENO);
 }
 
 TEST(SteadyDecoding, TakesNothingWithText) {
