@@ -1,6 +1,7 @@
 #include "weights/eviction.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 namespace mlxf::weights {
@@ -14,6 +15,8 @@ constexpr std::pair<Policy, std::string_view> kNames[] = {{Policy::kLfu, "lfu"},
 
 // Tells equal priorities apart, and is nothing beside different ones.
 constexpr double kOlderFirst = 1e-9;
+// The part of a pass that one of its records takes: far more of them than a layer has experts.
+constexpr double kWithinPass = 1.0 / 65536;
 // Added to the key of a protected record: above every clock.
 constexpr double kProtectedKey = 1e15;
 
@@ -48,11 +51,18 @@ void Eviction::begin_pass(std::span<const uint32_t> records) {
   const uint32_t layer = layer_of_[records[0]];
   if (layer <= layer_) ++round_;
   layer_ = layer;
-  for (const uint32_t record : records) touch(record);
+  time_ = std::floor(time_) + 1.0;
+  for (const uint32_t record : records) use(record);
 }
 
 void Eviction::touch(uint32_t record) {
+  time_ = std::floor(time_) + 1.0;
+  use(record);
+}
+
+void Eviction::use(uint32_t record) {
   ++clock_;
+  time_ += kWithinPass;
   switch (policy_) {
     case Policy::kLru:
       keys_[record] = clock_;
@@ -60,8 +70,8 @@ void Eviction::touch(uint32_t record) {
     case Policy::kLfu: {
       // Keys are logarithms of counts as they would be at time 0, so that they compare at any time without being aged:
       // key = log(count) + kDecay * now, where count = old count, aged, plus 1.
-      const double aged = keys_[record] == 0.0 ? 0.0 : std::exp(keys_[record] - kDecay * clock_);
-      keys_[record] = std::log(aged + 1.0) + kDecay * clock_;
+      const double aged = keys_[record] == 0.0 ? 0.0 : std::exp(keys_[record] - kDecay * time_);
+      keys_[record] = std::log(aged + 1.0) + kDecay * time_;
       return;
     }
     case Policy::kSlru:

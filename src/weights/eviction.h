@@ -17,9 +17,9 @@
 namespace mlxf::weights {
 
 enum class Policy : uint8_t {
-  kLfu,  // Least frequently used, counts decaying by e in 1 / kDecay needed records. The default: routing has
-         // favourites that outlast a working set.
-  kLru,  // Least recently used: the control, and right for layers in turn.
+  kLfu,  // Least frequently used, counts decaying by e in 1 / kDecay passes, however many tokens each is for. The
+         // default: routing has favourites that outlast a working set.
+  kLru,   // Least recently used: the control, and right for layers in turn.
   kSlru,  // Segmented LRU (Karedla et al. 1994): records needed again while cached are protected.
   kLcp,   // Count times 0.25 ^ (tokens since the last use / 128).
   kLeastStale,  // Records not used by this token first, of these the layer whose turn is farthest (arXiv 2602.03921).
@@ -32,7 +32,7 @@ inline constexpr Policy kPolicies[] = {Policy::kLfu, Policy::kLru, Policy::kSlru
 
 class Eviction {
  public:
-  static constexpr double kDecay = 1e-4;          // Of kLfu: docs/measurements/2026-11-routing.md.
+  static constexpr double kDecay = 4e-4;          // Of kLfu: docs/measurements/2026-11-routing.md.
   static constexpr double kProtectedShare = 0.8;  // Of kSlru's slots.
   static constexpr double kLcpBase = 0.25, kLcpTokens = 128;
 
@@ -41,7 +41,7 @@ class Eviction {
 
   // A pass needs these distinct records, of one layer.
   void begin_pass(std::span<const uint32_t> records);
-  // As if a pass had needed it: before the first one, for a warm start.
+  // As if a pass had needed it alone: before the first one, for a warm start.
   void touch(uint32_t record);
   void enter(uint32_t record);
   void leave(uint32_t record);
@@ -53,6 +53,7 @@ class Eviction {
 
  private:
   static constexpr uint32_t kNone = UINT32_MAX;
+  void use(uint32_t record);
   void touch_segmented(uint32_t record);
   void unprotect(uint32_t record);
   [[nodiscard]] double staleness_key(uint32_t record) const;
@@ -61,7 +62,9 @@ class Eviction {
   std::vector<uint32_t> layer_of_;
   uint32_t layers_ = 0;
   uint32_t layer_ = UINT32_MAX;  // Of the last pass; before the first, as if it had ended a token.
-  double clock_ = 0;
+  double clock_ = 0;             // Needed records.
+  double time_ =
+      0;  // Passes, and a little more for each record of one, so that no two uses are at the same time.
   double round_ = 0;
   std::vector<double> keys_;     // Records that left keep theirs, so that one that comes back is known.
   std::vector<double> counts_;   // kLcp: uses; kLeastStale: the round of the last use.

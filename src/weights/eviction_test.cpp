@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <numeric>
+#include <vector>
 
 namespace mlxf::weights {
 namespace {
@@ -45,6 +46,18 @@ TEST(Eviction, LfuForgets) {
   for (int i = 0; i < static_cast<int>(1.5 / Eviction::kDecay); ++i) use(eviction, {2});  // Time passes.
   for (int i = 0; i < 40; ++i) use(eviction, {1});
   EXPECT_LT(eviction.key(0), eviction.key(1));
+}
+
+// Several answers side by side need more of a layer's experts at once; their favourites are as old as those of one.
+TEST(Eviction, LfuAgesByPassesAndNotByWhatTheyNeed) {
+  Eviction eviction = one_layer(Policy::kLfu, 42);
+  std::vector<uint32_t> many(40);
+  std::iota(many.begin(), many.end(), 2);
+  for (int i = 0; i < 100; ++i) use(eviction, {0});
+  for (int i = 0; i < 30; ++i) use(eviction, {1});
+  for (int i = 0; i < 1000; ++i) eviction.begin_pass(many);
+  for (int i = 0; i < 30; ++i) use(eviction, {1});
+  EXPECT_LT(eviction.key(1), eviction.key(0));
 }
 
 // The keys are those of counts that are decayed at every access, after millions of them too.
