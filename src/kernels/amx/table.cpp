@@ -2,6 +2,7 @@
 #include <cstdint>
 
 #include "kernels/amx/amx.h"
+#include "kernels/avx512/avx512.h"
 #include "kernels/isa_tables.h"
 
 namespace mlxf::kernels {
@@ -22,10 +23,14 @@ constexpr uint32_t tokens_min(uint32_t format) {
   }
 }
 
+// From two tokens on it is panels, not AVX-512's products of few tokens on the stored layout: these bring each row's
+// codes and sums into order by many shuffles, for all of which such a processor has one port (Zen 5 has two).
 template <uint32_t FORMAT>
 void matmul_i8(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x, float* y,
                uint64_t y_stride, void* scratch) {
-  const auto kernel = x.tokens < tokens_min(FORMAT) ? avx512_table()->matmul_i8[FORMAT] : matmul_panels;
+  const auto kernel = x.tokens >= tokens_min(FORMAT) ? matmul_panels
+                      : x.tokens > 1                 ? avx512::matmul_panels
+                                                     : avx512_table()->matmul_i8[FORMAT];
   kernel(w, row_begin, row_end, x, y, y_stride, scratch);
 }
 
