@@ -31,7 +31,7 @@ TEST(GuessGate, ClosesForAWhileWhereTheyDoNotPay) {
     EXPECT_EQ(open_layers(3 * 256 + 3 * 4096, used, stall), 3 * 255u) << "after twice as long";
   }
   // For ever longer, but not for ever.
-  EXPECT_NEAR(open_layers(1'000'000, 0.7, 0.8), 255 * (1'000'000 / (256 + 16 * 4096)), 255 * 6);
+  EXPECT_NEAR(open_layers(1'000'000, 0.7, 0.8), 255.0 * 1e6 / (256 + 16 * 4096), 255 * 6);
 }
 
 }  // namespace
