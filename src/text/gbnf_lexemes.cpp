@@ -16,7 +16,7 @@ constexpr uint32_t kLexemeCharsMax = 1000;
 constexpr uint32_t kLexemeHeightMax = 300;  // Nodes within nodes: what recursion goes through.
 // Steps of looking for conflicts, some hundredths of a second. A grammar for which they do not suffice is read
 // character by character.
-constexpr uint64_t kStepsMax = 400'000;
+constexpr uint64_t kStepsMax = 120'000;
 
 // Bits that grow as they are needed.
 class Bits {
