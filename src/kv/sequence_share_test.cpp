@@ -49,7 +49,11 @@ class Shares : public testing::Test {
   }
   [[nodiscard]] bool recurs() const { return std::holds_alternative<RecurrentShape>(shapes_[kRecurrent]); }
 
-  Account make() { return {std::make_unique<Sequence>(pool_, shapes_, kContext), {}}; }
+  Account make() {
+    Account account;
+    account.sequence = std::make_unique<Sequence>(pool_, shapes_, kContext);
+    return account;
+  }
   [[nodiscard]] uint64_t in_use() const { return pool_.bytes() - pool_.free_bytes(); }
 
   // As a forward pass over `tokens` would.
