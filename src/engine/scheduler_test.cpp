@@ -130,12 +130,14 @@ TEST_F(SchedulerTest, GivesEachRequestTheBytesThatItGetsAlone) {
   requests[2].sampling.repetition_penalty = 1.2f;
   requests[4].sampling.top_p = 0.7f;
   std::vector<GenerateResult> expected;
+  expected.reserve(requests.size());
   for (const GenerateRequest& r : requests) expected.push_back(alone(r));
 
   SchedulerOptions o = options();
   o.prefill_tokens = 48;
   const auto scheduler = start(o);
   std::vector<Ticket> tickets;
+  tickets.reserve(requests.size());
   for (const GenerateRequest& r : requests) tickets.push_back(scheduler->submit({r, "a", {}}).value());
   for (size_t i = 0; i < requests.size(); ++i) {
     const Answer answer = read(tickets[i]);
@@ -166,6 +168,7 @@ TEST_F(SchedulerTest, GivesTheSameBytesWhenSequencesHaveToGiveWay) {
   }
   const auto scheduler = start(o);
   std::vector<Ticket> tickets;
+  tickets.reserve(requests.size());
   for (const GenerateRequest& r : requests) tickets.push_back(scheduler->submit({r, "a", {}}).value());
   for (size_t i = 0; i < requests.size(); ++i) {
     const Answer answer = read(tickets[i]);
@@ -207,6 +210,7 @@ TEST_F(SchedulerTest, ABeginningThatManyHaveIsComputedOnce) {
   const std::vector<GenerateRequest> requests = {first, first, branch(first, 150, 7), branch(first, 230, 8),
                                                  branch(first, 60, 9)};
   std::vector<std::vector<TokenId>> expected;
+  expected.reserve(requests.size());
   for (const GenerateRequest& r : requests) expected.push_back(alone(r).tokens);
   std::vector<Ticket> tickets;
   std::vector<Progress> progress;
@@ -337,6 +341,7 @@ TEST_F(SchedulerTest, SharedPagesChangeNothingWhereSequencesHaveToGiveWay) {
   }
   const auto scheduler = start(o);
   std::vector<Ticket> tickets;
+  tickets.reserve(requests.size());
   for (const GenerateRequest& r : requests) tickets.push_back(scheduler->submit({r, "a", {}}).value());
   uint32_t cached = 0;
   for (size_t i = 0; i < requests.size(); ++i) {
