@@ -17,10 +17,37 @@ namespace mlxf::kernels {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr uint32_t kQueries = 9;
+
+// `kernel`, one of the table's, for queries [kQueries, args.head_dim] of which some end earlier, some begin later and
+// some have a sink.
+template <typename Kernel>
+void expect_as_scalar(Kernel KernelTable::*kernel, const KernelTable& table, const AttentionArgs& args,
+                      uint32_t length, const std::vector<float>& q) {
+  std::vector<uint8_t> scratch(kMatmulScratchBytes);
+  const uint32_t dim = args.head_dim, value_dim = args.value_dim;
+  std::vector<float> got(kQueries * value_dim), expected(got.size()), alone(value_dim);
+  std::vector<AttentionQuery> queries, reference_queries;
+  for (uint32_t i = 0; i < kQueries; ++i) {
+    const uint32_t end = length - std::min(length - 1, i);
+    queries.push_back({&q[i * dim], &got[i * value_dim], i % 3 == 2 && end > 30 ? end - 30 : 0, end,
+                       i % 2 == 1 ? 0.5f : kMinusInfinity});
+    reference_queries.push_back(queries.back());
+    reference_queries.back().out = &expected[i * value_dim];
+  }
+  (table.*kernel)(args, queries.data(), kQueries, scratch.data());
+  (reference_kernels().*kernel)(args, reference_queries.data(), kQueries, scratch.data());
+  for (size_t i = 0; i < got.size(); ++i) ASSERT_NEAR(got[i], expected[i], 2e-5f) << dim << " " << length;
+  for (uint32_t i = 0; i < kQueries; ++i) {
+    AttentionQuery single = queries[i];
+    single.out = alone.data();
+    (table.*kernel)(args, &single, 1, scratch.data());
+    EXPECT_EQ(std::memcmp(alone.data(), &got[i * value_dim], value_dim * sizeof(float)), 0);
+  }
+}
 
 TEST_P(IsaTest, AttentionIsWithinRoundingAndIndependentOfTheOtherQueries) {
   std::mt19937 random(6);
-  std::vector<uint8_t> scratch(kMatmulScratchBytes);
   const auto uniform = [&random] {
     return static_cast<float>(static_cast<int>(random() % 2001) - 1000) / 500.0f;
   };
@@ -42,37 +69,17 @@ TEST_P(IsaTest, AttentionIsWithinRoundingAndIndependentOfTheOtherQueries) {
         args.soft_cap = cap;
         args.key_pages = key_pages.data();
         args.value_pages = value_pages.data();
-        constexpr uint32_t kQueries = 9;
-        std::vector<float> q(kQueries * dim), got(q.size()), expected(q.size()), alone(dim);
+        std::vector<float> q(kQueries * dim);
         for (float& value : q) value = uniform();
-        std::vector<AttentionQuery> queries, reference_queries;
-        for (uint32_t i = 0; i < kQueries; ++i) {
-          const uint32_t end = length - std::min(length - 1, i);
-          queries.push_back({&q[i * dim], &got[i * dim], i % 3 == 2 && end > 30 ? end - 30 : 0, end,
-                             i % 2 == 1 ? 0.5f : kMinusInfinity});
-          reference_queries.push_back(queries.back());
-          reference_queries.back().out = &expected[i * dim];
-        }
-        table_->attention(args, queries.data(), kQueries, scratch.data());
-        reference_kernels().attention(args, reference_queries.data(), kQueries, scratch.data());
-        for (size_t i = 0; i < got.size(); ++i)
-          ASSERT_NEAR(got[i], expected[i], 2e-5f) << dim << " " << length;
-        for (uint32_t i = 0; i < kQueries; ++i) {
-          AttentionQuery single = queries[i];
-          single.out = alone.data();
-          table_->attention(args, &single, 1, scratch.data());
-          EXPECT_EQ(std::memcmp(alone.data(), &got[i * dim], dim * sizeof(float)), 0);
-        }
+        expect_as_scalar(&KernelTable::attention, *table_, args, length, q);
       }
 }
 
 TEST_P(IsaTest, LatentAttentionIsWithinRoundingAndIndependentOfTheOtherQueries) {
   std::mt19937 random(7);
-  std::vector<uint8_t> scratch(kMatmulScratchBytes);
   const auto uniform = [&random] {
     return static_cast<float>(static_cast<int>(random() % 2001) - 1000) / 500.0f;
   };
-  constexpr uint32_t kQueries = 9;
   for (const auto& [dim, value_dim] : {std::pair{32u, 16u}, {80u, 64u}, {576u, 512u}})
     for (const uint32_t length : {1u, 2u, 63u, 64u, 65u, 200u})
       for (const bool f32 : {false, true}) {
@@ -92,27 +99,9 @@ TEST_P(IsaTest, LatentAttentionIsWithinRoundingAndIndependentOfTheOtherQueries) 
         args.scale = 1.0f / std::sqrt(static_cast<float>(dim));
         args.kv_f32 = f32;
         args.key_pages = row_pages.data();
-        std::vector<float> q(kQueries * dim), got(kQueries * value_dim), expected(got.size()),
-            alone(value_dim);
+        std::vector<float> q(kQueries * dim);
         for (float& value : q) value = uniform();
-        std::vector<AttentionQuery> queries, reference_queries;
-        for (uint32_t i = 0; i < kQueries; ++i) {
-          const uint32_t end = length - std::min(length - 1, i);
-          queries.push_back({&q[i * dim], &got[i * value_dim], i % 3 == 2 && end > 30 ? end - 30 : 0, end,
-                             i % 2 == 1 ? 0.5f : kMinusInfinity});
-          reference_queries.push_back(queries.back());
-          reference_queries.back().out = &expected[i * value_dim];
-        }
-        table_->latent_attention(args, queries.data(), kQueries, scratch.data());
-        reference_kernels().latent_attention(args, reference_queries.data(), kQueries, scratch.data());
-        for (size_t i = 0; i < got.size(); ++i)
-          ASSERT_NEAR(got[i], expected[i], 2e-5f) << dim << " " << length;
-        for (uint32_t i = 0; i < kQueries; ++i) {
-          AttentionQuery single = queries[i];
-          single.out = alone.data();
-          table_->latent_attention(args, &single, 1, scratch.data());
-          EXPECT_EQ(std::memcmp(alone.data(), &got[i * value_dim], value_dim * sizeof(float)), 0);
-        }
+        expect_as_scalar(&KernelTable::latent_attention, *table_, args, length, q);
       }
 }
 
