@@ -59,6 +59,8 @@ Scheduler::Admission Scheduler::admit_task(size_t index) {
   if (kept && kept->part == PrefixStore::Part::kLess && shelf_ != nullptr && !room_for_both(*kept, bytes))
     kept.reset();
   const Running running = find_running(task);
+  // Before what it has in common with others may have to go.
+  if (forgets_) task.fork = std::max(prefixes_.common(task.submission.user, task.tokens), running.common);
   const uint32_t found = std::max(kept ? kept->tokens : 0, running.tokens);
   const bool awaits = running.later_tokens >= found + kAwaitedTokensMin;
   const Restore restore = restore_task(index, wanted, awaits ? running.later_tokens : found);
@@ -70,7 +72,12 @@ Scheduler::Admission Scheduler::admit_task(size_t index) {
   }
   std::unique_ptr<kv::Sequence> sequence = sequence_for(kept, running, bytes);
   if (sequence == nullptr) return Admission::kNoRoom;
-  Result<memory::Reservation> reservation = ledger_.reserve(memory::Tag::kKv, bytes);
+  Result<memory::Reservation> reservation =
+      ledger_.reserve(memory::Tag::kKv, bytes + sequence->mark_bytes(sequence->marks()));
+  if (!reservation && !sequence->marks().empty()) {
+    sequence->unmark_all();
+    reservation = ledger_.reserve(memory::Tag::kKv, bytes);
+  }
   if (!reservation) return Admission::kNoRoom;
   task.reservation = std::move(*reservation);
   start_task(index);
@@ -85,6 +92,7 @@ Scheduler::Running Scheduler::find_running(const Task& task) const {
     if (other->submission.user != task.submission.user) continue;
     const uint32_t common = common_tokens(other->tokens, wanted);
     const uint32_t length = other->length();
+    best.common = std::max(best.common, common);
     // Between two passes a sequence holds all of its positions in every layer.
     const uint32_t reach = length != 0 ? other->sequence->truncatable(std::min(common, length)) : 0;
     if (reach >= PrefixStore::kCommonTokensMin && reach > best.tokens) {
@@ -196,11 +204,14 @@ Scheduler::Restore Scheduler::restore_task(size_t index, uint32_t wanted, uint32
   if (!match || match->tokens < kept_tokens + PrefixStore::kCommonTokensMin) return Restore::kNo;
   const double gained = prompt_token_seconds_ * (match->tokens - kept_tokens);
   if (gained != 0.0 && gained < match->seconds) return Restore::kNo;
-  const uint64_t bytes = engine_.model().sequence_bytes(std::max(wanted, match->length));
+  std::unique_ptr<kv::Sequence> sequence = engine_.model().make_sequence(options_.context_max);
+  std::span<const uint32_t> layout(match->layout);
+  const std::optional<kv::Marks> marks = kv::Sequence::marks_of(layout);
+  const uint64_t bytes = engine_.model().sequence_bytes(std::max(wanted, match->length)) +
+                         (marks ? sequence->mark_bytes(marks->all()) : 0);
   if (bytes > ledger_.room() + prefixes_.charged_bytes()) return Restore::kNo;
   if (prefixes_.make_room(bytes) != PrefixStore::Room::kNow) return Restore::kLater;
   Result<memory::Reservation> reservation = ledger_.reserve(memory::Tag::kKv, bytes);
-  std::unique_ptr<kv::Sequence> sequence = engine_.model().make_sequence(options_.context_max);
   // Its memory is only mapped here: whoever reads into it touches it.
   const Status fits = reservation ? sequence->restore(match->length, match->layout) : Status();
   if (!fits && fits.error().code == ErrorCode::kCorrupt) shelf_->refuse(*match, fits.error());
@@ -228,8 +239,9 @@ void Scheduler::collect_restored() {
     if (restored.sequence == nullptr || !restored.sequence->truncate(task.restored_tokens))
       restored.sequence = engine_.model().make_sequence(options_.context_max);
     // The file may have gone on for long behind what is common.
-    const uint64_t needed = engine_.model().sequence_bytes(
-        std::min(task.limit(), static_cast<uint32_t>(task.tokens.size()) + kGrowPositions));
+    const uint64_t needed = engine_.model().sequence_bytes(std::min(
+                                task.limit(), static_cast<uint32_t>(task.tokens.size()) + kGrowPositions)) +
+                            restored.sequence->mark_bytes(restored.sequence->marks());
     if (needed < task.reservation.bytes()) (void)task.reservation.resize(needed);
     give_sequence(task, std::move(restored.sequence));
   }

@@ -10,7 +10,7 @@ namespace mlxf::engine {
 namespace {
 
 constexpr std::array<uint8_t, 8> kMagic = {'M', 'L', 'X', 'F', 'P', 'R', 'F', 'X'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 // Magic, version, bytes of the head, bytes of the payload, five counts, scope.
 constexpr size_t kFixedBytes = 8 + 4 + 4 + 8 + 5 * 4 + 32;
 constexpr size_t kWordBytes = 4;

@@ -241,6 +241,42 @@ TEST_P(PrefixRestore, AnswersAreThoseGotAloneWhereManyShareABeginning) {
   }
 }
 
+// A next prompt has the last one in it, but not always the answer as it was: thoughts are left out. From memory and,
+// after a restart, from the disk.
+TEST_P(PrefixRestore, APromptIsReusedWithoutItsAnswer) {
+  const std::vector<TokenId> first = prompt(170, 1);
+  const std::vector<TokenId> second = joined({first.begin(), first.begin() + 160}, prompt(50, 2));
+  start(false);
+  const Answer fresh = ask(second, 20);
+  for (const bool restart : {false, true}) {
+    SCOPED_TRACE(restart ? "from the disk" : "from memory");
+    stop();
+    fs::remove_all(path_);
+    const uint64_t plenty = 8 * engine_->model().sequence_bytes(kContext);
+    start(true, plenty);
+    EXPECT_EQ(ask(first, 150).error, "");
+    if (restart) start(true, plenty);
+    const Answer got = ask(second, 20);
+    expect_same(got, fresh);
+    EXPECT_GE(got.cached_tokens, 128u);
+    EXPECT_EQ(run_->folder->stats().hits, restart ? 1u : 0u);
+    EXPECT_EQ(run_->folder->stats().rejected, 0u);
+  }
+}
+
+// The first one that begins as another cannot know that others will; the second one can.
+TEST_P(PrefixRestore, ABeginningThatTwoHadIsThereForTheThird) {
+  const std::vector<TokenId> base = prompt(270, 1);
+  const auto with_end = [&](uint32_t seed) { return joined(base, prompt(90, seed)); };
+  start(false);
+  const Answer fresh = ask(with_end(5), 20, "b");
+  EXPECT_EQ(ask(with_end(3), 100).cached_tokens, 0u);
+  (void)ask(with_end(4), 100);
+  const Answer third = ask(with_end(5), 20);
+  expect_same(third, fresh);
+  EXPECT_GE(third.cached_tokens, 256u);
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, PrefixRestore,
                          testing::Values("llama", "mistral", "gemma3", "llama4", "gemma3n", "gpt_oss",
                                          "deepseek_v2", "qwen3_next", "qwen3_5_moe"),

@@ -24,6 +24,14 @@ std::optional<PrefixStore::Match> PrefixStore::find(const std::string& user,
   return best.tokens != 0 ? std::optional(best) : std::nullopt;
 }
 
+uint32_t PrefixStore::common(const std::string& user, std::span<const TokenId> prompt) const {
+  uint32_t longest = 0;
+  for (const Entry& entry : entries_)
+    if (entry.user == user)
+      longest = std::max(longest, common_tokens(entry.tokens, prompt.first(prompt.size() - 1)));
+  return longest;
+}
+
 std::vector<PrefixStore::Entry>::iterator PrefixStore::entry_of(const Match& match) {
   const auto entry =
       std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.number == match.entry; });

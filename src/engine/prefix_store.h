@@ -47,6 +47,9 @@ class PrefixStore {
   // The entry with the longest beginning of the prompt, of which at most all but the last token counts, whose logits
   // are needed; of several the one that would lose the least if it was taken. Nothing when no entry shares enough.
   [[nodiscard]] std::optional<Match> find(const std::string& user, std::span<const TokenId> prompt) const;
+  // How much of the prompt's beginning, but for its last token, some entry begins with, whether it can be cut there or
+  // not.
+  [[nodiscard]] uint32_t common(const std::string& user, std::span<const TokenId> prompt) const;
   // Its sequence, cut to the match. What it loses may be worth more than what the prompt gains: one of which less than
   // half matches is for share(). REQUIRES: found, and no other call since but make_room() sparing it.
   [[nodiscard]] std::unique_ptr<kv::Sequence> take(const Match& match);

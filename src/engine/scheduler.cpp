@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "engine/prompt_mark.h"
 #include "engine/scheduler_task.h"
 #include "memory/budget.h"
 
@@ -11,6 +12,7 @@ namespace mlxf::engine {
 namespace {
 
 constexpr std::chrono::milliseconds kIdleWait(500);
+constexpr uint32_t kMarkDistance = 512;          // In a prompt, where layers forget.
 constexpr std::chrono::seconds kErrorLasts(30);  // In health, while nobody asks for anything.
 
 SchedulerOptions completed(SchedulerOptions options, const model::Model& model) {
@@ -29,6 +31,8 @@ uint32_t positions_within(const model::Model& model, uint32_t context_max, uint6
   }
   return fits;
 }
+
+uint64_t marked_bytes(const kv::Sequence& sequence) { return sequence.mark_bytes(sequence.marks()); }
 
 }  // namespace
 
@@ -77,6 +81,7 @@ Scheduler::Scheduler(Engine& engine, const text::Tokenizer* tokenizer, const Sch
                                     {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096})),
       shelf_(make_shelf()),
       prefixes_(ledger_, std::min(options_.prefix_bytes, options_.kv_bytes), shelf_.get()),
+      forgets_(engine.model().make_sequence(options_.context_max)->forgets()),
       logits_(uint64_t{options_.parallel} * engine.model().spec().vocab),
       turn_(options_.turns) {
   thread_ = std::thread([this] { run(); });
@@ -248,8 +253,45 @@ void Scheduler::choose_rows() {
       tokens = std::min(tokens, budget);
       budget -= tokens;
     }
-    if (tokens != 0 && make_room(task, tokens)) rows_.push_back({&task, tokens});
+    if (tokens == 0 || !make_room(task, tokens)) continue;
+    mark_prompt(task, tokens);
+    rows_.push_back({&task, tokens});
   }
+}
+
+void Scheduler::mark_prompt(Task& task, uint32_t tokens) {
+  const uint32_t length = task.sequence->length();
+  const auto prompt = static_cast<uint32_t>(task.submission.request.prompt.size());
+  if (length >= prompt || task.submission.embed || !forgets_) return;
+  const uint32_t end = std::min(length + tokens, prompt);
+  for (uint32_t at = (length / kMarkDistance + 1) * kMarkDistance; at <= end; at += kMarkDistance)
+    mark(task, at);
+  for (const uint32_t at : {task.fork / kv::kStateBlock * kv::kStateBlock, prompt_mark(prompt)})
+    if (at > length && at <= end) mark(task, at);
+}
+
+// Marks take as much as the rest of the sequence at most.
+void Scheduler::mark(Task& task, uint32_t position) {
+  kv::Sequence& sequence = *task.sequence;
+  const uint64_t before = marked_bytes(sequence), bytes = sequence.mark_bytes({&position, 1});
+  if (before + bytes > engine_.model().sequence_bytes(position)) return;
+  const uint64_t wanted = task.reservation.bytes() + bytes;
+  if (!task.reservation.resize(wanted) &&
+      (prefixes_.make_room(bytes) != PrefixStore::Room::kNow || !task.reservation.resize(wanted)))
+    return;
+  if (!sequence.mark(position)) (void)task.reservation.resize(wanted - bytes);
+}
+
+bool Scheduler::drop_marks() {
+  bool dropped = false;
+  for (const auto& task : running_) {
+    if (task->sequence == nullptr || task->sequence->marks().empty()) continue;
+    const uint64_t bytes = marked_bytes(*task->sequence);
+    task->sequence->unmark_all();
+    (void)task->reservation.resize(task->reservation.bytes() - bytes);
+    dropped = true;
+  }
+  return dropped;
 }
 
 // False: `task` has to wait, or itself had to give way.
@@ -257,11 +299,18 @@ bool Scheduler::make_room(Task& task, uint32_t rows) {
   const model::Model& model = engine_.model();
   const uint32_t positions = task.sequence->length() + rows;
   const uint64_t needed = model.sequence_bytes(positions);
-  if (needed <= task.reservation.bytes()) return true;
-  const uint64_t ahead = model.sequence_bytes(std::min(task.limit(), positions + kGrowPositions));
-  while (!task.reservation.resize(std::max(needed, ahead)) && !task.reservation.resize(needed)) {
-    const PrefixStore::Room room = prefixes_.make_room(needed - task.reservation.bytes());
+  uint64_t marked = marked_bytes(*task.sequence);
+  if (needed + marked <= task.reservation.bytes()) return true;
+  const uint64_t ahead =
+      std::max(needed, model.sequence_bytes(std::min(task.limit(), positions + kGrowPositions)));
+  while (!task.reservation.resize(ahead + marked) && !task.reservation.resize(needed + marked)) {
+    const PrefixStore::Room room = prefixes_.make_room(needed + marked - task.reservation.bytes());
     if (room == PrefixStore::Room::kNow) continue;
+    if (room == PrefixStore::Room::kNone && drop_marks()) {
+      marked = 0;
+      if (needed <= task.reservation.bytes()) return true;
+      continue;
+    }
     // What is with the disk comes back; it leaves this step out.
     if (room == PrefixStore::Room::kLater || (shelf_ != nullptr && shelf_->reading())) return false;
     const bool itself = running_.back().get() == &task;

@@ -9,6 +9,7 @@
 // users (API keys) and in order within a user, when a place among `parallel` and room for keys and values are there. A
 // prompt that begins as a running one of the same user does shares the pages of that beginning; while that is still
 // being computed it waits and lets others go first, rather than have it computed twice.
+// Where layers forget, sequences are marked as their prompts are read, so that later prompts need not begin anew.
 // Room is taken as sequences grow; when it runs out, kept prefixes go first, then the youngest sequence goes back to
 // the queue and later reads its tokens again. A request that could never fit is refused at submit(). With a folder for
 // them, kept prefixes are written there as they leave, and read back where that is quicker than computing; whoever
@@ -183,6 +184,7 @@ class Scheduler {
     uint32_t tokens = 0;     // and how many.
     Task* reader = nullptr;  // That will hold more, and how many.
     uint32_t later_tokens = 0;
+    uint32_t common = 0;  // The most that any has in common with it, ever.
   };
   [[nodiscard]] Running find_running(const Task& task) const;
   [[nodiscard]] bool still_awaits(Task& task);
@@ -207,6 +209,11 @@ class Scheduler {
   void choose_rows();
   [[nodiscard]] uint32_t prompt_budget(uint32_t decoding) const;
   [[nodiscard]] bool make_room(Task& task, uint32_t rows);
+  // Marks the places in the next `tokens` of a prompt that later prompts may go back to, where layers forget.
+  void mark_prompt(Task& task, uint32_t tokens);
+  void mark(Task& task, uint32_t position);
+  // Gives up all marks of what runs; false: there were none.
+  [[nodiscard]] bool drop_marks();
   void preempt_youngest();
   void run_rows();
   [[nodiscard]] Status forward(std::span<const Row> rows);
@@ -253,8 +260,9 @@ class Scheduler {
   // The engine's thread only.
   std::unique_ptr<PrefixShelf> shelf_;  // Null: nothing is kept on the disk.
   PrefixStore prefixes_;
-  TaskList waiting_;  // By arrival.
-  TaskList running_;  // In order of admission.
+  const bool forgets_;  // Some layer of the model does.
+  TaskList waiting_;    // By arrival.
+  TaskList running_;    // In order of admission.
   std::vector<Row> rows_;
   std::vector<model::Chunk> chunks_;
   std::vector<float> logits_;          // [parallel, vocab]

@@ -43,6 +43,8 @@ struct Scheduler::Task {
   // While it waits: the arrival of a running task, and how far that has to come, to share what it computes until then.
   std::optional<uint64_t> awaits;
   uint32_t awaited_tokens = 0;
+  // Where its prompt leaves what others of its user began with, and those that come may, too; 0: nowhere.
+  uint32_t fork = 0;
   // While it runs: where another task waits for it to come to; 0: none does.
   uint32_t stop_at = 0;
 

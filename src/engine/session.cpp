@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "engine/prompt_mark.h"
+
 namespace mlxf::engine {
 namespace {
 
@@ -43,6 +45,14 @@ Result<uint32_t> Session::reuse(std::span<const TokenId> prompt) {
   return kept;
 }
 
+void Session::mark(uint32_t prompt_tokens) {
+  if (!sequence_->forgets()) return;
+  const uint32_t border = prompt_mark(prompt_tokens);
+  if (border <= sequence_->length()) return;
+  sequence_->unmark_all();
+  (void)sequence_->mark(border);  // Without memory for it the next prompt is read anew.
+}
+
 Status Session::append(std::span<const TokenId> tokens) {
   engine_.adapt_memory();
   engine_.spare_drive();
@@ -57,6 +67,7 @@ Result<GenerateResult> Session::generate(const GenerateRequest& request, const O
   GenerateResult result;
   result.prompt_tokens = static_cast<uint32_t>(request.prompt.size());
   ASSIGN_OR_RETURN(result.cached_tokens, reuse(request.prompt));
+  mark(result.prompt_tokens);
   auto start = Clock::now();
   const std::span<const TokenId> prompt(request.prompt);
   const uint32_t chunk = engine_.model().chunk_tokens();

@@ -259,6 +259,28 @@ TEST(Session, ADenseModelGivesLayersBackUnderPressureAndKeepsItsAnswer) {
     }
 }
 
+// Layers that forget go back to the last prompt, however long its answer was.
+TEST(Session, GoesBackToTheLastPromptWhereLayersForget) {
+  for (const char* family : {"gemma3", "qwen3_next"}) {
+    SCOPED_TRACE(family);
+    const auto engine = open(MLXF_SOURCE_DIR "/tests/data/oracles/" + std::string(family));
+    GenerateRequest wanted;
+    wanted.prompt.resize(150);
+    std::iota(wanted.prompt.begin(), wanted.prompt.end(), 1);
+    wanted.max_tokens = 200;
+    wanted.ignore_end = true;
+    Session session(*engine, nullptr, 500);
+    ASSERT_TRUE(session.generate(wanted));
+    wanted.prompt.resize(148);
+    wanted.prompt.resize(200, 7);
+    const auto next = session.generate(wanted);
+    ASSERT_TRUE(next) << next.error().message;
+    EXPECT_EQ(next->cached_tokens, 128u);
+    Session fresh(*engine, nullptr, 500);
+    EXPECT_EQ(next->tokens, fresh.generate(wanted)->tokens);
+  }
+}
+
 // A sliding cache cannot go back far: the session then starts anew, with the same tokens.
 TEST(Session, StartsAnewWhereASlidingCacheCannotGoBack) {
   const auto engine = open(MLXF_SOURCE_DIR "/tests/data/oracles/gemma3");

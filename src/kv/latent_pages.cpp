@@ -47,7 +47,7 @@ void LatentPages::add_contents(Contents& contents) {
   for (uint16_t* page : pages_) contents.emplace_back(reinterpret_cast<uint8_t*>(page), page_bytes());
 }
 
-Status LatentPages::restore(uint32_t length, std::span<const uint32_t>&) {
+Status LatentPages::restore(uint32_t length, const Marks&, std::span<const uint32_t>&) {
   if (!grow(length)) return fail(ErrorCode::kOutOfBudget, "no memory for latents");
   return {};
 }

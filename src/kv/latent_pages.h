@@ -45,13 +45,16 @@ class LatentPages {
   [[nodiscard]] uint32_t truncatable(uint32_t length) const { return length; }
   [[nodiscard]] bool forgets() const { return false; }
   void truncate(uint32_t length) { shrink(length); }
+  [[nodiscard]] bool mark(uint32_t) { return true; }
+  void unmark(uint32_t) {}
+  [[nodiscard]] uint64_t mark_bytes(std::span<const uint32_t>) const { return 0; }
   [[nodiscard]] uint64_t missing_bytes(uint32_t positions) const;
   [[nodiscard]] uint64_t bytes() const { return pages_.size() * page_bytes(); }
   void fill_from(uint32_t position, uint32_t& random);
   void add_geometry(Words& words) const { words.push_back(shape_.width); }
   void add_layout(Words&) const {}
   void add_contents(Contents& contents);
-  [[nodiscard]] Status restore(uint32_t length, std::span<const uint32_t>&);
+  [[nodiscard]] Status restore(uint32_t length, const Marks&, std::span<const uint32_t>&);
   [[nodiscard]] bool share(LatentPages& source, uint32_t length);
 
   [[nodiscard]] Element element() const { return element_; }

@@ -22,13 +22,16 @@ struct NoCache {
   [[nodiscard]] uint32_t truncatable(uint32_t length) const { return length; }
   [[nodiscard]] bool forgets() const { return false; }
   void truncate(uint32_t) {}
+  [[nodiscard]] bool mark(uint32_t) { return true; }
+  void unmark(uint32_t) {}
+  [[nodiscard]] uint64_t mark_bytes(std::span<const uint32_t>) const { return 0; }
   [[nodiscard]] uint64_t missing_bytes(uint32_t) const { return 0; }
   [[nodiscard]] uint64_t bytes() const { return 0; }
   void fill_from(uint32_t, uint32_t&) {}
   void add_geometry(Words&) const {}
   void add_layout(Words&) const {}
   void add_contents(Contents&) {}
-  [[nodiscard]] Status restore(uint32_t, std::span<const uint32_t>&) { return {}; }
+  [[nodiscard]] Status restore(uint32_t, const Marks&, std::span<const uint32_t>&) { return {}; }
   [[nodiscard]] bool share(const NoCache&, uint32_t) { return true; }
 };
 

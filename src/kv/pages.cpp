@@ -65,29 +65,77 @@ bool Pages::split_last() {
 bool Pages::grow(uint32_t positions) {
   if (shared_.splits && !split_last()) return false;
   while (keys_.size() < pages_for(positions)) {
-    uint16_t* key = pool_.take(key_bytes());
-    uint16_t* value = key != nullptr ? pool_.take(value_bytes()) : nullptr;
-    if (value == nullptr) {
-      if (key != nullptr) pool_.give_back(key, key_bytes());
-      return false;
-    }
+    uint16_t *key = nullptr, *value = nullptr;
+    if (!take_page(key, value)) return false;
     keys_.push_back(key);
     values_.push_back(value);
   }
   return true;
 }
 
+bool Pages::take_page(uint16_t*& key, uint16_t*& value) {
+  key = pool_.take(key_bytes());
+  value = key != nullptr ? pool_.take(value_bytes()) : nullptr;
+  if (value != nullptr) return true;
+  if (key != nullptr) pool_.give_back(key, key_bytes());
+  key = nullptr;
+  return false;
+}
+
+void Pages::give_back(uint32_t page) {
+  pool_.give_back(keys_[page], key_bytes());
+  pool_.give_back(values_[page], value_bytes());
+  keys_[page] = nullptr;
+  values_[page] = nullptr;
+}
+
+bool Pages::marked(uint32_t page) const {
+  const auto marks = marks_.all();
+  return std::any_of(marks.begin(), marks.end(), [&](uint32_t mark) {
+    return page >= first_visible_page(mark) && page < mark / kPagePositions;
+  });
+}
+
+uint32_t Pages::first_held() const {
+  auto first = static_cast<uint32_t>(keys_.size());
+  while (first > 0 && keys_[first - 1] != nullptr) --first;
+  return first;
+}
+
+bool Pages::mark(uint32_t position) {
+  if (forgets()) marks_.add(position);
+  return true;
+}
+
+void Pages::unmark(uint32_t position) {
+  if (!forgets()) return;
+  marks_.remove(position);
+  const uint32_t end = std::min(position / kPagePositions, first_page_);
+  for (uint32_t page = first_visible_page(position); page < end; ++page)
+    if (keys_[page] != nullptr && !marked(page)) give_back(page);
+}
+
+uint64_t Pages::mark_bytes(std::span<const uint32_t> marks) const {
+  if (!forgets()) return 0;
+  uint64_t pages = 0;
+  uint32_t counted = 0;  // Up to where.
+  for (const uint32_t mark : marks) {
+    pages += mark / kPagePositions - std::max(counted, first_visible_page(mark));
+    counted = mark / kPagePositions;
+  }
+  return pages * (key_bytes() + value_bytes());
+}
+
 void Pages::shrink(uint32_t positions) {
   const uint32_t pages = pages_for(positions);
   while (keys_.size() > pages) {
-    if (keys_.back() != nullptr) {
-      pool_.give_back(keys_.back(), key_bytes());
-      pool_.give_back(values_.back(), value_bytes());
-    }
+    if (keys_.back() != nullptr) give_back(static_cast<uint32_t>(keys_.size() - 1));
     keys_.pop_back();
     values_.pop_back();
   }
-  first_page_ = std::min(first_page_, pages);
+  marks_.cut(positions);
+  // What leads back to a mark, or was kept for one beyond, is now what is seen.
+  first_page_ = first_held();
   shared_.cut(positions);
 }
 
@@ -96,16 +144,12 @@ void Pages::advance(uint32_t length) {
   if (shape_.window == 0 && shape_.chunk == 0) return;
   const uint32_t kept_from = first_visible(length > kRollbackPositions ? length - kRollbackPositions : 0);
   const uint32_t end = std::min<uint32_t>(kept_from / kPagePositions, static_cast<uint32_t>(keys_.size()));
-  for (; first_page_ < end; ++first_page_) {
-    pool_.give_back(keys_[first_page_], key_bytes());
-    pool_.give_back(values_[first_page_], value_bytes());
-    keys_[first_page_] = nullptr;
-    values_[first_page_] = nullptr;
-  }
+  for (; first_page_ < end; ++first_page_)
+    if (!marked(first_page_)) give_back(first_page_);
 }
 
 uint32_t Pages::truncatable(uint32_t length) const {
-  return first_visible(length) >= first_page_ * kPagePositions ? length : 0;
+  return first_visible(length) >= first_page_ * kPagePositions ? length : marks_.longest(length);
 }
 
 uint64_t Pages::missing_bytes(uint32_t positions) const {
@@ -116,7 +160,10 @@ uint64_t Pages::missing_bytes(uint32_t positions) const {
   return bytes;
 }
 
-uint64_t Pages::bytes() const { return (keys_.size() - first_page_) * (key_bytes() + value_bytes()); }
+uint64_t Pages::bytes() const {
+  const auto given_back = std::count(keys_.begin(), keys_.begin() + first_page_, nullptr);
+  return (keys_.size() - static_cast<size_t>(given_back)) * (key_bytes() + value_bytes());
+}
 
 void Pages::fill_from(uint32_t position, uint32_t& random) {
   for (size_t page = pages_for(position); page < keys_.size(); ++page) {
@@ -132,13 +179,14 @@ void Pages::add_geometry(Words& words) const {
 void Pages::add_layout(Words& words) const { words.push_back(first_page_); }
 
 void Pages::add_contents(Contents& contents) {
-  for (size_t page = first_page_; page < keys_.size(); ++page) {
+  for (size_t page = 0; page < keys_.size(); ++page) {
+    if (keys_[page] == nullptr) continue;
     contents.emplace_back(reinterpret_cast<uint8_t*>(keys_[page]), key_bytes());
     contents.emplace_back(reinterpret_cast<uint8_t*>(values_[page]), value_bytes());
   }
 }
 
-Status Pages::restore(uint32_t length, std::span<const uint32_t>& layout) {
+Status Pages::restore(uint32_t length, const Marks& marks, std::span<const uint32_t>& layout) {
   uint32_t first = 0;
   // All that the next token sees must be there.
   if (!take_word(layout, first) || uint64_t{first} * kPagePositions > first_visible(length) ||
@@ -147,17 +195,24 @@ Status Pages::restore(uint32_t length, std::span<const uint32_t>& layout) {
   keys_.assign(first, nullptr);
   values_.assign(first, nullptr);
   first_page_ = first;
-  if (!grow(length)) return fail(ErrorCode::kOutOfBudget, "no memory for keys and values");
+  if (forgets()) marks_ = marks;
+  bool room = true;
+  for (uint32_t page = 0; page < first && room; ++page)
+    if (marked(page)) room = take_page(keys_[page], values_[page]);
+  if (!room || !grow(length)) return fail(ErrorCode::kOutOfBudget, "no memory for keys and values");
   return {};
 }
 
 bool Pages::share(Pages& source, uint32_t length) {
   const uint32_t whole = length / kPagePositions;
-  CHECK(keys_.empty() && source.first_page_ <= whole && pages_for(length) <= source.keys_.size());
-  first_page_ = source.first_page_;
+  CHECK(keys_.empty() && pages_for(length) <= source.keys_.size());
   keys_.assign(source.keys_.begin(), source.keys_.begin() + whole);
   values_.assign(source.values_.begin(), source.values_.begin() + whole);
-  for (uint32_t page = first_page_; page < whole; ++page) {
+  marks_ = source.marks_;
+  marks_.cut(length);
+  first_page_ = first_held();
+  for (uint32_t page = 0; page < whole; ++page) {
+    if (keys_[page] == nullptr) continue;
     pool_.share(keys_[page]);
     pool_.share(values_[page]);
   }

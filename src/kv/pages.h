@@ -3,7 +3,7 @@
 // Keys [kv_head][dim][position], because the attention kernels want positions in lanes, values
 // [kv_head][position][dim]; dims are padded to 16 with zeros. A page of keys and one of values are taken from the pool
 // when the first position in them is reserved. A sliding or chunked layer gives pages back once no token from
-// `length - kRollbackPositions` on can see them. Owned by its Sequence; one thread (the engine's). Sizes are in bytes.
+// `length - kRollbackPositions` on can see them, nor one behind a mark. Owned by its Sequence; one thread (the engine's). Sizes are in bytes.
 //
 // Another cache may hold the same pages, those that were full when it came to share them: only truncate() leads back
 // into one, and what is written next then goes to a copy.
@@ -16,6 +16,7 @@
 
 #include "base/result.h"
 #include "kernels/kernel_table.h"
+#include "kv/marks.h"
 #include "kv/page_pool.h"
 
 namespace mlxf::kv {
@@ -90,8 +91,14 @@ class Pages {
   [[nodiscard]] uint32_t truncatable(uint32_t length) const;
   // There are lengths that it cannot go back to.
   [[nodiscard]] bool forgets() const { return shape_.window != 0 || shape_.chunk != 0; }
-  // Forgets the positions from `length` on. REQUIRES: truncatable(length) == length.
+  // Forgets the positions and marks from `length` on. REQUIRES: truncatable(length) == length.
   void truncate(uint32_t length) { shrink(length); }
+  // From now on it can go back to `position`, a multiple of kPagePositions beyond the length, once it has come there,
+  // and no longer after unmark(). False without memory. REQUIRES: there is room among its marks.
+  [[nodiscard]] bool mark(uint32_t position);
+  void unmark(uint32_t position);
+  // The most that is held for `marks` alone.
+  [[nodiscard]] uint64_t mark_bytes(std::span<const uint32_t> marks) const;
   // What grow() would take from the pool.
   [[nodiscard]] uint64_t missing_bytes(uint32_t positions) const;
   [[nodiscard]] uint64_t bytes() const;
@@ -101,10 +108,11 @@ class Pages {
   void add_geometry(Words& words) const;
   void add_layout(Words& words) const;
   void add_contents(Contents& contents);
-  // Takes its own words of a layout and makes room for contents of `length`. kCorrupt for a layout that no cache of
-  // this shape has, kOutOfBudget without memory; then some of it may be there. REQUIRES: an empty cache, length > 0.
-  [[nodiscard]] Status restore(uint32_t length, std::span<const uint32_t>& layout);
-  // Holds the first `length` positions of `source` as if that had been truncated there, from then on each for itself.
+  // Takes its own words of a layout and makes room for contents of `length` with `marks`. kCorrupt for a layout that no
+  // cache of this shape has, kOutOfBudget without memory; then some of it may be there. REQUIRES: an empty cache,
+  // length > 0, marks up to it.
+  [[nodiscard]] Status restore(uint32_t length, const Marks& marks, std::span<const uint32_t>& layout);
+  // Holds the first `length` positions of `source`, and its marks among them, as if that had been truncated there, from then on each for itself.
   // False without memory; then some of them may be there. REQUIRES: an empty cache of the same shape and pool;
   // 0 < length, which is the source's or one that it could be truncated to.
   [[nodiscard]] bool share(Pages& source, uint32_t length);
@@ -133,13 +141,24 @@ class Pages {
   [[nodiscard]] uint64_t key_bytes() const;
   [[nodiscard]] uint64_t value_bytes() const;
   [[nodiscard]] bool split_last();
+  [[nodiscard]] bool take_page(uint16_t*& key, uint16_t*& value);
+  void give_back(uint32_t page);
+  // The first page that the token at `position` sees.
+  [[nodiscard]] uint32_t first_visible_page(uint32_t position) const {
+    return first_visible(position) / kernels::kPagePositions;
+  }
+  // Going back to a mark needs `page`.
+  [[nodiscard]] bool marked(uint32_t page) const;
+  // From which on all pages are held.
+  [[nodiscard]] uint32_t first_held() const;
 
   PagePool& pool_;
   const PageShape shape_;
   const Element element_;
   std::vector<uint16_t*> keys_;
   std::vector<uint16_t*> values_;
-  uint32_t first_page_ = 0;  // Pages before it have been given back.
+  uint32_t first_page_ = 0;  // Pages before it have been given back, but for those that marks need.
+  Marks marks_;              // Empty where nothing is forgotten.
   SharedPages shared_;
 };
 

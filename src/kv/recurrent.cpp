@@ -30,8 +30,9 @@ bool Recurrent::grow(uint32_t positions) {
   return true;
 }
 
-// Room does not depend on the number of positions.
+// Room does not depend on the number of positions, but for the marks.
 void Recurrent::shrink(uint32_t positions) {
+  cut_marks(positions);
   if (positions > 0) return;
   for (const State& state : states_) pool_.give_back(state.memory, shape_.state_bytes());
   states_.clear();
@@ -58,12 +59,19 @@ std::span<const Recurrent::Step> Recurrent::begin(uint32_t end) {
       states_[i].holds = false;
   step_count_ = 0;
   const float* from = states_[current_].values();
+  const auto add_step = [&](uint32_t stop, uint32_t target, float* to) {
+    steps_[step_count_] = {stop, from, to};
+    targets_[step_count_++] = target;
+    from = to;
+  };
+  auto mark = marked_.begin();
   for (const uint32_t stop : {before, last, end}) {
     if (stop <= length) continue;
+    // A mark where the pass stops in any case is copied from there.
+    for (; mark != marked_.end() && mark->position <= stop; ++mark)
+      if (mark->position > length && mark->position < stop) add_step(mark->position, kToMark, mark->values());
     const uint32_t target = free_state();
-    steps_[step_count_] = {stop, from, states_[target].values()};
-    targets_[step_count_++] = target;
-    from = states_[target].values();
+    add_step(stop, target, states_[target].values());
   }
   return {steps_.data(), step_count_};
 }
@@ -77,37 +85,85 @@ void Recurrent::advance(uint32_t length) {
   CHECK(step_count_ > 0 && steps_[step_count_ - 1].end == length);
   const uint32_t old = states_[current_].position;
   // A border that all of this pass's lie beyond is one too many.
-  if (old == 0 || old % kStateBlock != 0 || step_count_ > kKeptBorders) states_[current_].holds = false;
+  const auto borders = step_count_ - std::count(targets_.begin(), targets_.begin() + step_count_, kToMark);
+  if (old == 0 || old % kStateBlock != 0 || borders > kKeptBorders) states_[current_].holds = false;
   for (uint32_t i = 0; i < step_count_; ++i) {
+    if (targets_[i] == kToMark) continue;
     states_[targets_[i]].position = steps_[i].end;
     states_[targets_[i]].holds = true;
   }
   current_ = targets_[step_count_ - 1];
   step_count_ = 0;
+  for (State& mark : marked_) {
+    if (mark.holds || mark.position > length) continue;
+    for (const State& state : states_)
+      if (state.holds && state.position == mark.position)
+        std::copy_n(state.values(), shape_.state_floats, mark.values());
+    mark.holds = true;  // Else the pass has written it.
+  }
+}
+
+bool Recurrent::mark(uint32_t position) {
+  uint16_t* const memory = pool_.take(shape_.state_bytes());
+  if (memory == nullptr) return false;
+  const auto place = std::upper_bound(marked_.begin(), marked_.end(), position,
+                                      [](uint32_t at, const State& mark) { return at < mark.position; });
+  marked_.insert(place, {memory, position, false});
+  return true;
+}
+
+void Recurrent::unmark(uint32_t position) {
+  const auto mark = std::find_if(marked_.begin(), marked_.end(),
+                                 [&](const State& one) { return one.position == position; });
+  CHECK(mark != marked_.end());
+  pool_.give_back(mark->memory, shape_.state_bytes());
+  marked_.erase(mark);
+}
+
+void Recurrent::cut_marks(uint32_t length) {
+  while (!marked_.empty() && marked_.back().position > length) {
+    pool_.give_back(marked_.back().memory, shape_.state_bytes());
+    marked_.pop_back();
+  }
+}
+
+void Recurrent::go_to_mark(uint32_t length, uint32_t slot) {
+  const auto mark = std::find_if(marked_.begin(), marked_.end(),
+                                 [&](const State& one) { return one.holds && one.position == length; });
+  CHECK(mark != marked_.end());
+  std::copy_n(mark->values(), shape_.state_floats, states_[slot].values());
+  states_[slot].position = length;
+  states_[slot].holds = true;
+  current_ = slot;
 }
 
 uint32_t Recurrent::truncatable(uint32_t length) const {
   uint32_t best = 0;
-  for (const State& state : states_)
-    if (state.holds && state.position <= length) best = std::max(best, state.position);
+  for (const std::vector<State>* states : {&states_, &marked_})
+    for (const State& state : *states)
+      if (state.holds && state.position <= length) best = std::max(best, state.position);
   return best;
 }
 
 void Recurrent::truncate(uint32_t length) {
   if (length == 0) return shrink(0);
   step_count_ = 0;
+  cut_marks(length);
+  bool found = false;
   for (uint32_t i = 0; i < states_.size(); ++i) {
-    if (states_[i].holds && states_[i].position == length) current_ = i;
     states_[i].holds = states_[i].holds && states_[i].position <= length;
+    if (!states_[i].holds || states_[i].position != length) continue;
+    current_ = i;
+    found = true;
   }
-  CHECK(states_[current_].holds && states_[current_].position == length);
+  if (!found) go_to_mark(length, free_state());
 }
 
 uint64_t Recurrent::missing_bytes(uint32_t positions) const {
   return positions > 0 && states_.empty() ? RecurrentShape::kStates * shape_.state_bytes() : 0;
 }
 
-uint64_t Recurrent::bytes() const { return states_.size() * shape_.state_bytes(); }
+uint64_t Recurrent::bytes() const { return (states_.size() + marked_.size()) * shape_.state_bytes(); }
 
 void Recurrent::fill_from(uint32_t, uint32_t& random) {
   for (State& state : states_) state.holds = false;
@@ -141,11 +197,12 @@ void Recurrent::add_layout(Words& words) const {
 }
 
 void Recurrent::add_contents(Contents& contents) {
-  for (const State& state : held())
-    contents.emplace_back(reinterpret_cast<uint8_t*>(state.memory), shape_.state_bytes());
+  for (const std::vector<State>& states : {held(), marked_})
+    for (const State& state : states)
+      contents.emplace_back(reinterpret_cast<uint8_t*>(state.memory), shape_.state_bytes());
 }
 
-Status Recurrent::restore(uint32_t length, std::span<const uint32_t>& layout) {
+Status Recurrent::restore(uint32_t length, const Marks& marks, std::span<const uint32_t>& layout) {
   uint32_t count = 0, before = 0;
   std::array<uint32_t, 1 + kKeptBorders> positions{};
   bool fits = take_word(layout, count) && count >= 1 && count <= positions.size();
@@ -156,7 +213,10 @@ Status Recurrent::restore(uint32_t length, std::span<const uint32_t>& layout) {
   }
   if (!fits) return fail(ErrorCode::kCorrupt, "a recurrent layer's states are not at its borders");
   // Not as grow() does: who restores touches no memory.
-  if (!take_states()) return fail(ErrorCode::kOutOfBudget, "no memory for recurrent states");
+  bool room = take_states();
+  for (const uint32_t position : marks.all()) room = room && mark(position);
+  if (!room) return fail(ErrorCode::kOutOfBudget, "no memory for recurrent states");
+  for (State& mark : marked_) mark.holds = true;
   for (uint32_t i = 0; i < count; ++i) {
     states_[i].position = positions[i];
     states_[i].holds = true;
@@ -176,8 +236,16 @@ bool Recurrent::share(const Recurrent& source, uint32_t length) {
     copy.position = state.position;
     copy.holds = true;
   }
-  CHECK(count > 0 && states_[count - 1].position == length);
-  current_ = count - 1;
+  for (const State& mark : source.marked_) {
+    if (!mark.holds || mark.position > length) break;
+    pool_.share(mark.memory);
+    marked_.push_back(mark);
+  }
+  if (count > 0 && states_[count - 1].position == length) {
+    current_ = count - 1;
+  } else {
+    go_to_mark(length, count);
+  }
   return true;
 }
 

@@ -1,7 +1,7 @@
 // Recurrent: one layer's recurrent state of one sequence: a fixed number of floats, whatever the length.
 //
 // The state after the last position, and what it was at the last two borders (multiples of kStateBlock) before that, so
-// that truncate() can go back there: a state cannot be undone, only be kept. A pass reads states and writes others, and
+// that truncate() can go back there: a state cannot be undone, only be kept; and what it was at marks. A pass reads states and writes others, and
 // advance() makes the written ones valid: until then, and when a pass fails, everything is as it was, except that older
 // borders may have been forgotten. What the floats mean is the block's business (model/blocks). Zero before position 0.
 // Owned by its Sequence; one thread (the engine's). Sizes are in bytes.
@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "kernels/kernel_table.h"
+#include "kv/marks.h"
 #include "kv/page_pool.h"
 #include "kv/pages.h"
 
@@ -55,14 +56,20 @@ class Recurrent {
   [[nodiscard]] uint32_t truncatable(uint32_t length) const;
   [[nodiscard]] bool forgets() const { return true; }
   void truncate(uint32_t length);
+  [[nodiscard]] bool mark(uint32_t position);
+  void unmark(uint32_t position);
+  [[nodiscard]] uint64_t mark_bytes(std::span<const uint32_t> marks) const {
+    return marks.size() * shape_.state_bytes();
+  }
   [[nodiscard]] uint64_t missing_bytes(uint32_t positions) const;
   [[nodiscard]] uint64_t bytes() const;
   void fill_from(uint32_t position, uint32_t& random);
   void add_geometry(Words& words) const;
   void add_layout(Words& words) const;
   void add_contents(Contents& contents);
-  [[nodiscard]] Status restore(uint32_t length, std::span<const uint32_t>& layout);
-  // Copies: a state is not so large that sharing it would pay, and the next pass writes another one in any case.
+  [[nodiscard]] Status restore(uint32_t length, const Marks& marks, std::span<const uint32_t>& layout);
+  // Copies: a state is not so large that sharing it would pay, and the next pass writes another one in any case. Those
+  // at marks are never written again, and shared.
   [[nodiscard]] bool share(const Recurrent& source, uint32_t length);
 
   // A part of a pass: from the state `from` at the end of the part before it, over the positions up to `end`, to `to`.
@@ -85,16 +92,22 @@ class Recurrent {
   [[nodiscard]] bool
   take_states();  // Where there are none; what they hold is undefined. False without memory.
   [[nodiscard]] uint32_t free_state() const;
-  // Those that a copy needs, by position: the current one is the last.
+  // Those that a copy needs, by position, without the marks': the current one is the last.
   [[nodiscard]] std::vector<State> held() const;
+  void cut_marks(uint32_t length);
+  // Makes the mark at `length`, which is there, the current state, in the slot `slot`.
+  void go_to_mark(uint32_t length, uint32_t slot);
 
   PagePool& pool_;
   const RecurrentShape shape_;
   std::vector<State> states_;  // Empty without room, else kStates.
+  std::vector<State> marked_;  // By position; one holds once the length has come there.
   uint32_t current_ = 0;
   bool filled_ = false;  // The current state is that of any length: see fill_from().
-  std::array<Step, 1 + kKeptBorders> steps_{};
-  std::array<uint32_t, 1 + kKeptBorders> targets_{};  // Indices of the states that the steps write.
+  static constexpr uint32_t kStepsMax = 1 + kKeptBorders + Marks::kMax;
+  static constexpr uint32_t kToMark = UINT32_MAX;
+  std::array<Step, kStepsMax> steps_{};
+  std::array<uint32_t, kStepsMax> targets_{};  // Indices of the states that the steps write, or kToMark.
   uint32_t step_count_ = 0;
 };
 

@@ -72,7 +72,7 @@ TEST(Recurrent, KeepsNoMoreBordersThanItNames) {
   cache.add_layout(layout);
   EXPECT_EQ(layout, (Words{3, 128, 192, 200}));
   std::span<const uint32_t> words(layout);
-  ASSERT_TRUE(copy.restore(200, words));
+  ASSERT_TRUE(copy.restore(200, Marks(), words));
   for (uint32_t back = 0; back <= 200; ++back)
     EXPECT_EQ(copy.truncatable(back), cache.truncatable(back)) << back;
 }

@@ -40,7 +40,7 @@ Status Sequence::reserve(uint32_t tokens) {
                                                  " and has no room for " + std::to_string(tokens) + " more");
   for (auto& layer : layers_) {
     if (std::visit([&](auto& cache) { return cache.grow(length_ + tokens); }, layer)) continue;
-    for (auto& grown : layers_) std::visit([&](auto& cache) { cache.shrink(length_); }, grown);
+    shrink(length_);
     return fail(ErrorCode::kOutOfBudget,
                 "no memory for the keys and values of " + std::to_string(tokens) + " more tokens");
   }
@@ -91,8 +91,43 @@ Status Sequence::truncate(uint32_t length) {
                     std::to_string(length) + " would see; the sequence can go back to " +
                     std::to_string(truncatable(length)));
   length_ = length;
+  marks_.cut(length);
   for (auto& layer : layers_) std::visit([&](auto& cache) { cache.truncate(length); }, layer);
   return {};
+}
+
+void Sequence::shrink(uint32_t length) {
+  marks_.cut(length);
+  for (auto& layer : layers_) std::visit([&](auto& cache) { cache.shrink(length); }, layer);
+}
+
+bool Sequence::mark(uint32_t position) {
+  CHECK(position % kStateBlock == 0 && position > length_ && position <= context_max_ && forgets());
+  if (marks_.contains(position)) return true;
+  if (marks_.full()) unmark(marks_.least_worth(position));
+  for (size_t i = 0; i < layers_.size(); ++i) {
+    if (std::visit([&](auto& cache) { return cache.mark(position); }, layers_[i])) continue;
+    while (i-- > 0) std::visit([&](auto& cache) { cache.unmark(position); }, layers_[i]);
+    return false;
+  }
+  marks_.add(position);
+  return true;
+}
+
+void Sequence::unmark(uint32_t position) {
+  marks_.remove(position);
+  for (auto& layer : layers_) std::visit([&](auto& cache) { cache.unmark(position); }, layer);
+}
+
+void Sequence::unmark_all() {
+  while (!marks_.all().empty()) unmark(marks_.all().back());
+}
+
+uint64_t Sequence::mark_bytes(std::span<const uint32_t> marks) const {
+  uint64_t total = 0;
+  for (const auto& layer : layers_)
+    total += std::visit([&](const auto& cache) { return cache.mark_bytes(marks); }, layer);
+  return total;
 }
 
 Status Sequence::fill(uint32_t positions) {
@@ -118,7 +153,9 @@ Words Sequence::geometry() const {
 }
 
 Words Sequence::layout() const {
-  Words words;
+  const auto marks = marks_.all();
+  Words words = {static_cast<uint32_t>(marks.size())};
+  words.insert(words.end(), marks.begin(), marks.end());
   for (const auto& layer : layers_) std::visit([&](const auto& cache) { cache.add_layout(words); }, layer);
   return words;
 }
@@ -135,18 +172,36 @@ Status Sequence::restore(uint32_t length, std::span<const uint32_t> layout) {
   if (length == 0 || length > context_max_)
     return fail(ErrorCode::kInvalidArgument, "a context of " + std::to_string(context_max_) +
                                                  " tokens cannot take " + std::to_string(length));
-  pool_.begin_run(missing_bytes(length));
+  const std::optional<Marks> marks = marks_of(layout);
+  if (!marks || marks->longest(UINT32_MAX) > length || (!marks->all().empty() && !forgets()))
+    return fail(ErrorCode::kCorrupt, "the layout's marks are none that a sequence of this geometry can have");
+  pool_.begin_run(missing_bytes(length) + mark_bytes(marks->all()));
   for (size_t i = 0; i < layers_.size() && status; ++i)
-    status = std::visit([&](auto& cache) { return cache.restore(length, layout); }, layers_[i]);
+    status = std::visit([&](auto& cache) { return cache.restore(length, *marks, layout); }, layers_[i]);
   if (status && !layout.empty()) status = fail(ErrorCode::kCorrupt, "the layout is of more layers");
   const std::span<uint8_t> untouched = pool_.end_run();
   if (status) {
     length_ = length;
+    marks_ = *marks;
     untouched_ = untouched;
   } else {
-    for (auto& layer : layers_) std::visit([](auto& cache) { cache.shrink(0); }, layer);
+    shrink(0);
   }
   return status;
+}
+
+std::optional<Marks> Sequence::marks_of(std::span<const uint32_t>& layout) {
+  Marks marks;
+  uint32_t count = 0, before = 0;
+  if (!take_word(layout, count) || count > Marks::kMax) return std::nullopt;
+  for (uint32_t i = 0; i < count; ++i) {
+    uint32_t position = 0;
+    if (!take_word(layout, position) || position <= before || position % kStateBlock != 0)
+      return std::nullopt;
+    marks.add(position);
+    before = position;
+  }
+  return marks;
 }
 
 Status Sequence::share(Sequence& source, uint32_t length) {
@@ -159,11 +214,13 @@ Status Sequence::share(Sequence& source, uint32_t length) {
       return cache.share(*from, length);
     };
     if (std::visit(share_layer, layers_[i])) continue;
-    for (auto& layer : layers_) std::visit([](auto& cache) { cache.shrink(0); }, layer);
+    shrink(0);
     return fail(ErrorCode::kOutOfBudget,
                 "no memory for what sequences that share " + std::to_string(length) + " tokens do not share");
   }
   length_ = length;
+  marks_ = source.marks_;
+  marks_.cut(length);
   return {};
 }
 

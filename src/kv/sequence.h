@@ -2,7 +2,7 @@
 //
 // Each layer has a cache of the kind that its LayerShape names; a kind is a class with the functions of Pages that the
 // sequence calls. Layers that forget keep enough for truncate() to go back kRollbackPositions at any time: sliding ones
-// to any length, recurrent ones to a multiple of kStateBlock.
+// to any length, recurrent ones to a multiple of kStateBlock. Beyond that they go back to what mark() was asked for.
 // Sequences may share their beginnings: share() makes one that holds another's pages, and each goes on for itself. Both
 // may be written to, truncated and destroyed in any order.
 // Owned by the caller of Model::make_sequence, destroyed before the model; one thread (the engine's).
@@ -10,12 +10,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <variant>
 #include <vector>
 
 #include "base/result.h"
 #include "kv/latent_pages.h"
+#include "kv/marks.h"
 #include "kv/no_cache.h"
 #include "kv/page_pool.h"
 #include "kv/pages.h"
@@ -52,6 +54,15 @@ class Sequence {
   // Forgets the positions from `length` on. kInvalidArgument when a layer no longer has what the token at `length`
   // would see, or when length() is shorter.
   [[nodiscard]] Status truncate(uint32_t length);
+  // Where layers forget: from now on it can go back to `position`, once it has come there. Another mark may have to go
+  // for it: see Marks. False without memory. REQUIRES: forgets(); a multiple of kStateBlock, beyond length() and not
+  // beyond context_max().
+  [[nodiscard]] bool mark(uint32_t position);
+  void unmark_all();
+  [[nodiscard]] std::span<const uint32_t> marks() const { return marks_.all(); }
+  // The most bytes that are held for these marks, beside what is held without.
+  [[nodiscard]] uint64_t mark_bytes(std::span<const uint32_t> marks) const;
+
   // Appends `positions` of pseudo-random contents: a benchmark's long context without its prefill.
   [[nodiscard]] Status fill(uint32_t positions);
 
@@ -65,7 +76,7 @@ class Sequence {
 
   // Copies of a sequence: what must be equal in another one that takes its contents,
   [[nodiscard]] Words geometry() const;
-  // which of its positions and states are held, layer by layer,
+  // its marks, and which of its positions and states are held, layer by layer,
   [[nodiscard]] Words layout() const;
   // and the memory that holds them: whole pages and states, in the order of the layers, theirs until the next change.
   // REQUIRES: no more is reserved than length().
@@ -84,18 +95,26 @@ class Sequence {
   // 0 < length == source.truncatable(length).
   [[nodiscard]] Status share(Sequence& source, uint32_t length);
 
-  // Bytes of pages and states held, shared ones included.
+  // Takes the marks that a layout begins with from it; nothing of one that does not.
+  [[nodiscard]] static std::optional<Marks> marks_of(std::span<const uint32_t>& layout);
+
+  // Bytes of pages and states held, shared ones and marks included.
   [[nodiscard]] uint64_t bytes() const;
   // The most bytes that a sequence of such layers ever holds until it has `positions`, given at most `chunk` tokens at
-  // a time.
+  // a time, and without marks.
   [[nodiscard]] static uint64_t bytes_max(std::span<const LayerShape> layers, Element element,
                                           uint32_t positions, uint32_t chunk);
 
  private:
+  // Room that was reserved, and marks that were not reached, go.
+  void shrink(uint32_t length);
+  void unmark(uint32_t position);
+
   PagePool& pool_;
   const uint32_t context_max_;
   const Element element_;
   std::vector<std::variant<Pages, LatentPages, Recurrent, NoCache>> layers_;
+  Marks marks_;  // Every layer's that forgets.
   uint32_t length_ = 0;
   std::span<uint8_t> untouched_;
 };

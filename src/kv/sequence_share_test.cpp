@@ -99,9 +99,11 @@ class Shares : public testing::Test {
     for (const uint32_t layer : {kFull, kSliding, kChunked}) {
       const PageShape& shape = std::get<PageShape>(shapes_[layer]);
       Pages& pages = sequence.pages(layer);
-      Words first;
-      pages.add_layout(first);
-      for (uint32_t position = first[0] * 64; position < length; ++position) {
+      for (uint32_t position = 0; position < length; ++position) {
+        if (pages.key_pages()[position / 64] == nullptr) {
+          ASSERT_LT(position, pages.first_visible(length)) << "layer " << layer;
+          continue;
+        }
         for (uint32_t d = 0; d < shape.kv_heads * shape.key_dim; d += 5)
           ASSERT_EQ(pages.key<uint16_t>(position)[d * 64], element(account.written[position], layer, d))
               << "layer " << layer << " position " << position;
@@ -118,10 +120,14 @@ class Shares : public testing::Test {
     Contents states;
     sequence.recurrent(kRecurrent).add_layout(positions);
     sequence.recurrent(kRecurrent).add_contents(states);
-    ASSERT_EQ(states.size() + 1, positions.size());
     if (length > 0) {
       ASSERT_EQ(positions.back(), length);
     }
+    for (const uint32_t mark : sequence.marks()) {
+      ASSERT_EQ(sequence.truncatable(mark), mark) << "of " << length;
+      positions.push_back(mark);
+    }
+    ASSERT_EQ(states.size() + 1, positions.size());
     for (size_t i = 0; i < states.size(); ++i)
       ASSERT_EQ(reinterpret_cast<const float*>(states[i].data())[3],
                 static_cast<float>(account.state(positions[i + 1]) % 100000));
@@ -268,6 +274,69 @@ TEST_F(Shares, WithoutMemoryNothingHappens) {
   EXPECT_NE(copy.latents(1).pages()[0], source.latents(1).pages()[0]);
 }
 
+// Layers that forget go back to marks, wherever in a pass those are, and from there on as if they never had been beyond.
+TEST_F(Shares, GoBackToMarks) {
+  for (const uint32_t chunk : {1u, 64u, 100u, 500u}) {
+    SCOPED_TRACE(chunk);
+    Account source = make();
+    while (source.written.size() < 1000) {
+      const auto length = static_cast<uint32_t>(source.written.size());
+      for (const uint32_t mark : {192u, 320u, 512u})
+        if (mark > length && mark <= length + chunk) {
+          ASSERT_TRUE(source.sequence->mark(mark));
+        }
+      append(source, std::min(chunk, 1000 - length));
+    }
+    check(source);
+    for (const auto& [length, reach] :
+         {std::pair(999u, 960u), {895u, 512u}, {512u, 512u}, {511u, 320u}, {319u, 192u}, {191u, 0u}})
+      EXPECT_EQ(source.sequence->truncatable(length), reach) << length;
+    const uint64_t before = source.sequence->bytes();
+    Account branch = share(source, 512);
+    EXPECT_EQ(branch.sequence->marks().size(), 3u);
+    append(branch, 400);
+    check(branch);
+    check(source);
+    truncate(branch, 320);
+    append(branch, 90);
+    check(branch);
+    EXPECT_EQ(branch.sequence->truncatable(300), 192u);
+    branch = make();
+    EXPECT_EQ(source.sequence->bytes(), before);
+    truncate(source, 192);
+    check(source);
+    append(source, 700);
+    check(source);
+    EXPECT_EQ(source.sequence->truncatable(500), 192u);
+    const uint64_t held = source.sequence->bytes();
+    source.sequence->unmark_all();
+    EXPECT_LT(source.sequence->bytes(), held);
+    check(source);
+    EXPECT_EQ(source.sequence->truncatable(500), 0u);
+    // One that is never reached leaves nothing behind.
+    ASSERT_TRUE(source.sequence->mark(960));
+    truncate(source, 892);
+    EXPECT_TRUE(source.sequence->marks().empty());
+    check(source);
+  }
+  EXPECT_EQ(in_use(), 0u);
+}
+
+TEST_F(Shares, MarksWithoutMemoryAreRefused) {
+  const LayerShape layers[] = {RecurrentShape{64}, PageShape{1, 16, 16, 100}, RecurrentShape{64}};
+  constexpr uint64_t kState = 64 * sizeof(float), kPage = 64 * 2 * 32;
+  PagePool pool(2 * RecurrentShape::kStates * kState + 2 * kPage + kState);
+  Sequence sequence(pool, layers, kContext);
+  ASSERT_TRUE(sequence.reserve(100));
+  EXPECT_FALSE(sequence.mark(64));
+  EXPECT_TRUE(sequence.marks().empty());
+  EXPECT_EQ(pool.free_bytes(), kState);
+  (void)sequence.recurrent(0).begin(100);
+  (void)sequence.recurrent(2).begin(100);
+  sequence.advance(100);
+  EXPECT_EQ(sequence.truncatable(99), 64u);
+}
+
 // Whatever is done to one of many that share, the others are as they were.
 TEST_F(Shares, AnyOrderOfStepsLeavesEachWhatItWrote) {
   for (uint32_t seed = 0; seed < 6; ++seed) {
@@ -277,7 +346,7 @@ TEST_F(Shares, AnyOrderOfStepsLeavesEachWhatItWrote) {
     const auto below = [&](uint32_t end) { return static_cast<uint32_t>(random() % end); };
     std::vector<Account> all;
     uint32_t shared = 0;
-    for (uint32_t step = 0; step < 120; ++step) {
+    for (uint32_t step = 0; step < 200; ++step) {
       if (all.empty() || (all.size() < 3 && below(8) == 0)) all.push_back(make());
       Account& one = all[below(static_cast<uint32_t>(all.size()))];
       const uint32_t length = one.sequence->length();
@@ -287,6 +356,10 @@ TEST_F(Shares, AnyOrderOfStepsLeavesEachWhatItWrote) {
         case 1:
         case 2: {
           const uint32_t tokens = std::min(1 + below(below(2) == 0 ? 3 : 200), kContext - length);
+          for (uint32_t mark = (length / 64 + 1) * 64; mark <= length + tokens; mark += 64)
+            if (recurs() && below(2) == 0) {
+              ASSERT_TRUE(one.sequence->mark(mark));
+            }
           if (tokens > 0) append(one, tokens);
           break;
         }
@@ -304,8 +377,17 @@ TEST_F(Shares, AnyOrderOfStepsLeavesEachWhatItWrote) {
         default:
           if (below(4) == 0) all.erase(all.begin() + below(static_cast<uint32_t>(all.size())));
       }
-      for (Account& account : all) check(account);
+      for (Account& account : all) {
+        check(account);
+        const Sequence& sequence = *account.sequence;
+        ASSERT_LE(sequence.bytes(), Sequence::bytes_max(shapes_, Element::kF16, sequence.length(), 200) +
+                                        sequence.mark_bytes(sequence.marks()));
+      }
       if (HasFatalFailure()) return;
+      if (below(20) == 0 && !all.empty()) {
+        all.front().sequence->unmark_all();
+        check(all.front());
+      }
     }
     EXPECT_GT(shared, 5u);
     all.clear();

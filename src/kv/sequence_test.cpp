@@ -181,6 +181,36 @@ TEST_F(Copies, AreTheSameSequence) {
     }
 }
 
+TEST_F(Copies, BringMarksBack) {
+  const auto original = make();
+  for (uint32_t length = 0; length < 900; length += 100) {
+    if (length == 200) {
+      ASSERT_TRUE(original->mark(256));
+    }
+    ASSERT_TRUE(original->reserve(100));
+    const auto parts = original->recurrent(kRecurrentLayer).begin(length + 100);
+    for (const Recurrent::Step& part : parts) std::fill_n(part.to, 5, static_cast<float>(part.end));
+    original->advance(100);
+  }
+  const auto copy = make();
+  ASSERT_TRUE(copy->restore(900, original->layout()));
+  EXPECT_EQ(copy->bytes(), original->bytes());
+  const Contents from = original->contents(), to = copy->contents();
+  ASSERT_EQ(from.size(), to.size());
+  for (size_t i = 0; i < from.size(); ++i) std::copy(from[i].begin(), from[i].end(), to[i].begin());
+  for (uint32_t back = 0; back <= 900; ++back)
+    ASSERT_EQ(copy->truncatable(back), original->truncatable(back)) << back;
+  EXPECT_EQ(copy->truncatable(300), 256u);
+  ASSERT_TRUE(copy->truncate(256));
+  EXPECT_EQ(copy->recurrent(kRecurrentLayer).begin(300).front().from[0], 256.0f);
+  for (const uint32_t mark :
+       {255u, 960u, 0u}) {  // Between borders, beyond the length, before the first position.
+    Words wrong = original->layout();
+    wrong[1] = mark;
+    EXPECT_EQ(make()->restore(900, wrong).error().code, ErrorCode::kCorrupt) << mark;
+  }
+}
+
 TEST_F(Copies, RefuseALayoutThatNoSequenceHas) {
   const auto original = filled(300, 64, 1);
   const Words layout = original->layout();
@@ -222,7 +252,7 @@ TEST(Sequence, WhoRestoresOneTouchesNoneOfItsMemory) {
                                           LatentShape{576}, PageShape{8, 128, 64, 1000}};
   PagePool pool;
   Sequence sequence(pool, layers, 4096);
-  const Words layout = {0, 1, 4096, 47};
+  const Words layout = {0, 0, 1, 4096, 47};
   ASSERT_TRUE(sequence.restore(4096, layout));
   EXPECT_EQ(pages_of(sequence).there, 0U);
   EXPECT_EQ(sequence.untouched().size(), sequence.bytes());
