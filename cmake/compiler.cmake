@@ -28,5 +28,5 @@ if(CCACHE)
   endif()
 endif()
 set(MLXF_HOT_OPTIONS "" CACHE STRING "Options for modules with loops over weights, after all others")
-# Tests: their own code does not have to be fast, what they test is.
-set(MLXF_TEST_OPTIONS "-O1" CACHE STRING "Options for the sources of tests, after all others")
+# The command line and the tests: their own code does not have to be fast, what they call is.
+set(MLXF_COLD_OPTIONS "-O1" CACHE STRING "Options for the sources of tests and the command line, after all others")

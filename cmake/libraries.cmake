@@ -1,6 +1,8 @@
-# The libraries that every module may use: tl-expected, nlohmann-json and, for the tests, GoogleTest.
+# The libraries that every module may use, tl-expected and nlohmann-json, those of the tests, GoogleTest, and of the command
+# line, CLI11.
 find_package(Threads REQUIRED)
 if(NOT CMAKE_CROSSCOMPILING)
+  find_package(CLI11 REQUIRED)
   find_package(GTest REQUIRED)
   find_package(nlohmann_json REQUIRED)
   find_package(tl-expected REQUIRED)

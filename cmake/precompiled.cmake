@@ -1,6 +1,6 @@
 # Headers from outside the project are a third of the time that a build takes, so they are compiled once: one
-# precompiled header for the program, one for the tests, which are also compiled with less optimisation than what they
-# test. Off where the presets say so, so that a source which does not include what it uses is found.
+# precompiled header for the libraries, one for the command line and one for the tests. The last two are also compiled
+# with less optimisation: what is to be fast is in libraries. Off where the presets say so, so that a source which does not include what it uses is found.
 option(MLXF_PRECOMPILED "Compile the headers from outside the project once" ON)
 
 function(mlxf_precompiled_header name header)
@@ -11,11 +11,14 @@ endfunction()
 
 if(MLXF_PRECOMPILED)
   mlxf_precompiled_header(mlxf_precompiled library.h)
+  mlxf_precompiled_header(mlxf_precompiled_cli cli.h CLI11::CLI11)
   mlxf_precompiled_header(mlxf_precompiled_test test.h GTest::gmock)
-  target_compile_options(mlxf_precompiled_test PRIVATE ${MLXF_TEST_OPTIONS})
+  target_compile_options(mlxf_precompiled_cli PRIVATE ${MLXF_COLD_OPTIONS})
+  target_compile_options(mlxf_precompiled_test PRIVATE ${MLXF_COLD_OPTIONS})
 endif()
 
-# mlxf_library_settings(TARGET…), mlxf_test_settings(TARGET…): for every target with sources, by its kind.
+# mlxf_library_settings(TARGET…), mlxf_cli_settings(TARGET…), mlxf_test_settings(TARGET…): for every target with
+# sources, by its kind.
 function(mlxf_library_settings)
   foreach(target IN LISTS ARGN)
     if(MLXF_PRECOMPILED)
@@ -24,10 +27,19 @@ function(mlxf_library_settings)
   endforeach()
 endfunction()
 
+function(mlxf_cli_settings)
+  foreach(target IN LISTS ARGN)
+    target_compile_options(${target} PRIVATE ${MLXF_COLD_OPTIONS})
+    if(MLXF_PRECOMPILED)
+      target_precompile_headers(${target} REUSE_FROM mlxf_precompiled_cli)
+    endif()
+  endforeach()
+endfunction()
+
 function(mlxf_test_settings)
   foreach(target IN LISTS ARGN)
     target_compile_definitions(${target} PRIVATE MLXF_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
-    target_compile_options(${target} PRIVATE ${MLXF_TEST_OPTIONS})
+    target_compile_options(${target} PRIVATE ${MLXF_COLD_OPTIONS})
     if(MLXF_PRECOMPILED)
       target_precompile_headers(${target} REUSE_FROM mlxf_precompiled_test)
     endif()
