@@ -1,6 +1,6 @@
 // Where a prompt's sequence is marked for the next prompt, if the model's layers forget: a conversation's next prompt
-// has this one in it, but not always the answer as it was (thoughts are left out), nor always the last few tokens, which
-// began the answer.
+// has this one in it, but not always the answer as it was (thoughts are left out), nor always the last few tokens,
+// which began the answer.
 #pragma once
 
 #include <algorithm>

@@ -3,7 +3,8 @@
 // Keys [kv_head][dim][position], because the attention kernels want positions in lanes, values
 // [kv_head][position][dim]; dims are padded to 16 with zeros. A page of keys and one of values are taken from the pool
 // when the first position in them is reserved. A sliding or chunked layer gives pages back once no token from
-// `length - kRollbackPositions` on can see them, nor one behind a mark. Owned by its Sequence; one thread (the engine's). Sizes are in bytes.
+// `length - kRollbackPositions` on can see them, nor one behind a mark. Owned by its Sequence; one thread
+// (the engine's). Sizes are in bytes.
 //
 // Another cache may hold the same pages, those that were full when it came to share them: only truncate() leads back
 // into one, and what is written next then goes to a copy.
@@ -112,9 +113,9 @@ class Pages {
   // cache of this shape has, kOutOfBudget without memory; then some of it may be there. REQUIRES: an empty cache,
   // length > 0, marks up to it.
   [[nodiscard]] Status restore(uint32_t length, const Marks& marks, std::span<const uint32_t>& layout);
-  // Holds the first `length` positions of `source`, and its marks among them, as if that had been truncated there, from then on each for itself.
-  // False without memory; then some of them may be there. REQUIRES: an empty cache of the same shape and pool;
-  // 0 < length, which is the source's or one that it could be truncated to.
+  // Holds the first `length` positions of `source`, and its marks among them, as if that had been truncated there, from
+  // then on each for itself. False without memory; then some of them may be there. REQUIRES: an empty cache of the same
+  // shape and pool; 0 < length, which is the source's or one that it could be truncated to.
   [[nodiscard]] bool share(Pages& source, uint32_t length);
 
   [[nodiscard]] Element element() const { return element_; }

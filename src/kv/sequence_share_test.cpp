@@ -274,7 +274,7 @@ TEST_F(Shares, WithoutMemoryNothingHappens) {
   EXPECT_NE(copy.latents(1).pages()[0], source.latents(1).pages()[0]);
 }
 
-// Layers that forget go back to marks, wherever in a pass those are, and from there on as if they never had been beyond.
+// Layers that forget go back to marks, wherever in a pass those are, and go on as if they never had been beyond.
 TEST_F(Shares, GoBackToMarks) {
   for (const uint32_t chunk : {1u, 64u, 100u, 500u}) {
     SCOPED_TRACE(chunk);
