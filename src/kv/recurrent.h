@@ -2,9 +2,9 @@
 //
 // The state after the last position, and what it was at the last two borders (multiples of kStateBlock) before that, so
 // that truncate() can go back there: a state cannot be undone, only be kept; and what it was at marks. A pass reads
-// states and writes others, and advance() makes the written ones valid: until then, and when a pass fails, everything is
-// as it was, except that older borders may have been forgotten. What the floats mean is the block's business (model/blocks). Zero before position 0.
-// Owned by its Sequence; one thread (the engine's). Sizes are in bytes.
+// states and writes others, and advance() makes the written ones valid: until then, and when a pass fails, everything
+// is as it was, except that older borders may have been forgotten. What the floats mean is the block's business
+// (model/blocks). Zero before position 0. Owned by its Sequence; one thread (the engine's). Sizes are in bytes.
 //
 // Invariants: (1) with room, the current state holds and its position is the sequence's length; (2) states that hold
 // have different positions, none beyond the current one's.
