@@ -53,7 +53,6 @@ Scheduler::Admission Scheduler::admit_task(size_t index) {
   const auto wanted =
       static_cast<uint32_t>(std::min<uint64_t>(task.tokens.size() + kGrowPositions, context_fits_));
   const uint64_t bytes = engine_.model().sequence_bytes(wanted);
-  if (bytes > ledger_.room() + prefixes_.charged_bytes()) return Admission::kNoRoom;
   std::optional<PrefixStore::Match> kept = prefixes_.find(task.submission.user, task.tokens);
   // It goes to the disk for this one, and may come back from there.
   if (kept && kept->part == PrefixStore::Part::kLess && shelf_ != nullptr && !room_for_both(*kept, bytes))
@@ -62,6 +61,8 @@ Scheduler::Admission Scheduler::admit_task(size_t index) {
   // Before what it has in common with others may have to go.
   if (forgets_) task.fork = std::max(prefixes_.common(task.submission.user, task.tokens), running.common);
   const uint32_t found = std::max(kept ? kept->tokens : 0, running.tokens);
+  if (bytes - engine_.model().lasting_bytes(found) > ledger_.room() + prefixes_.charged_bytes())
+    return Admission::kNoRoom;
   const bool awaits = running.later_tokens >= found + kAwaitedTokensMin;
   const Restore restore = restore_task(index, wanted, awaits ? running.later_tokens : found);
   if (restore != Restore::kNo) return restore == Restore::kBegun ? Admission::kAdmitted : Admission::kNoRoom;
@@ -72,13 +73,12 @@ Scheduler::Admission Scheduler::admit_task(size_t index) {
   }
   std::unique_ptr<kv::Sequence> sequence = sequence_for(kept, running, bytes);
   if (sequence == nullptr) return Admission::kNoRoom;
-  Result<memory::Reservation> reservation =
-      ledger_.reserve(memory::Tag::kKv, bytes + sequence->mark_bytes(sequence->marks()));
-  if (!reservation && !sequence->marks().empty()) {
-    sequence->unmark_all();
-    reservation = ledger_.reserve(memory::Tag::kKv, bytes);
+  Result<memory::Reservation> reservation = charge(*sequence, bytes);
+  if (!reservation) {
+    const std::span<const TokenId> held = std::span(task.tokens).first(sequence->length());
+    prefixes_.keep(task.submission.user, held, std::move(sequence));
+    return Admission::kNoRoom;
   }
-  if (!reservation) return Admission::kNoRoom;
   task.reservation = std::move(*reservation);
   start_task(index);
   give_sequence(*running_.back(), std::move(sequence));
@@ -132,29 +132,38 @@ std::unique_ptr<kv::Sequence> Scheduler::sequence_for(const std::optional<Prefix
   const bool whole = kept && kept->part == PrefixStore::Part::kAll;
   if (kept && (kept->tokens > running.tokens || (kept->tokens == running.tokens && whole)))
     return kept_sequence(*kept, bytes);
-  std::unique_ptr<kv::Sequence> sequence = empty_sequence(bytes);
+  const uint64_t shared = engine_.model().lasting_bytes(running.tokens);
+  if (prefixes_.make_room(bytes - shared) != PrefixStore::Room::kNow) return nullptr;
+  std::unique_ptr<kv::Sequence> sequence = engine_.model().make_sequence(options_.context_max);
   // Without memory for that it is computed.
-  if (sequence != nullptr && running.task != nullptr)
-    (void)sequence->share(*running.task->sequence, running.tokens);
+  if (running.task != nullptr) (void)sequence->share(*running.task->sequence, running.tokens);
   return sequence;
 }
 
-std::unique_ptr<kv::Sequence> Scheduler::empty_sequence(uint64_t bytes) {
-  if (prefixes_.make_room(bytes) != PrefixStore::Room::kNow) return nullptr;
-  return engine_.model().make_sequence(options_.context_max);
+Result<memory::Reservation> Scheduler::charge(kv::Sequence& sequence, uint64_t bytes) {
+  prefixes_.settle();
+  const uint64_t marked = sequence.mark_bytes(sequence.marks());
+  Result<memory::Reservation> reservation = ledger_.reserve(memory::Tag::kKv, bytes + marked);
+  if (reservation) return reservation;
+  sequence.unmark_all();
+  // What was cut off a sequence that was kept may have been shared, and was no room then.
+  (void)prefixes_.make_room(bytes);
+  return ledger_.reserve(memory::Tag::kKv, bytes);
 }
 
 bool Scheduler::room_for_both(const PrefixStore::Match& kept, uint64_t bytes) const {
-  return bytes + kept.bytes <= ledger_.room() + prefixes_.charged_bytes();
+  const uint64_t own = bytes - engine_.model().lasting_bytes(kept.tokens);
+  return own + kept.bytes <= ledger_.room() + prefixes_.charged_bytes();
 }
 
 // What the prompt leaves before its end stays where there is room for both. Nothing else goes for that if the prompt
 // can have most of it alone; and what it can have less than half of goes for it only where it would have to go anyway.
 std::unique_ptr<kv::Sequence> Scheduler::kept_sequence(const PrefixStore::Match& kept, uint64_t bytes) {
   using Part = PrefixStore::Part;
-  const bool at_once = bytes + (shelf_ != nullptr ? ahead_bytes_ : 0) <= ledger_.room();
+  const uint64_t own = bytes - engine_.model().lasting_bytes(kept.tokens);
+  const bool at_once = own + (shelf_ != nullptr ? ahead_bytes_ : 0) <= ledger_.room();
   if (kept.part == Part::kLess ? room_for_both(kept, bytes) : kept.part == Part::kMost && at_once) {
-    if (prefixes_.make_room(bytes, kept) != PrefixStore::Room::kNow) return nullptr;
+    if (prefixes_.make_room(own, kept) != PrefixStore::Room::kNow) return nullptr;
     std::unique_ptr<kv::Sequence> sequence = engine_.model().make_sequence(options_.context_max);
     (void)prefixes_.share(kept, *sequence);  // Without memory for that it is computed.
     return sequence;

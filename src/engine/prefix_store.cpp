@@ -50,6 +50,7 @@ std::unique_ptr<kv::Sequence> PrefixStore::take(const Match& match) {
 Status PrefixStore::share(const Match& match, kv::Sequence& sequence) {
   const auto entry = entry_of(match);
   RETURN_IF_ERROR(sequence.share(*entry->sequence, match.tokens));
+  settle();
   touch(entry);
   return {};
 }
@@ -97,7 +98,7 @@ void PrefixStore::keep(const std::string& user, std::span<const TokenId> tokens,
       return touch(entry);  // Or the other way round.
   const uint64_t bytes = sequence->bytes();
   if (bytes > bytes_max_) return;
-  while (bytes_ + bytes > bytes_max_ || entries_.size() >= kEntriesMax)
+  while (bytes_ + bytes > bytes_max_ + doubled() || entries_.size() >= kEntriesMax)
     if (!evict_oldest()) return;
   if (make_room(bytes) != Room::kNow) return;
   auto reservation = ledger_.reserve(memory::Tag::kPrefix, bytes);
@@ -116,7 +117,10 @@ void PrefixStore::keep(const std::string& user, std::span<const TokenId> tokens,
                       FileTime::clock::now()});
 }
 
+void PrefixStore::settle() { ledger_.set_budget(budget_ + doubled()); }
+
 PrefixStore::Room PrefixStore::make_room(uint64_t bytes, const std::optional<Match>& spared) {
+  settle();
   while (ledger_.room() + leaving_bytes() < bytes)
     if (!evict_oldest(spared)) return Room::kNone;
   return ledger_.room() >= bytes ? Room::kNow : Room::kLater;
@@ -130,6 +134,7 @@ bool PrefixStore::evict_oldest(const std::optional<Match>& spared) {
   if (leaves == entries_.end()) return false;
   write(*leaves);
   remove(static_cast<size_t>(leaves - entries_.begin()));
+  settle();
   return true;
 }
 

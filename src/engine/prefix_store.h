@@ -4,16 +4,19 @@
 // An entry is a whole sequence with the tokens that it holds. A prompt that goes on with one takes it and returns it
 // longer; one that leaves it before its end shares its beginning, so that the entry stays for who goes on with it.
 // take() also serves the latter where there is no room for both. Entries belong to a user; nobody ever gets, or can
-// measure, another's. Bytes are capped and charged to the ledger as Tag::kPrefix, pages that are shared to each entry
-// in full; what others nearly hold leaves first, then the least recently used entry. With a shelf on the SSD it is
+// measure, another's. Bytes are capped and charged to the ledger as Tag::kPrefix. Whoever has pages that are
+// shared is charged with them in full, entries and others; settle() makes the cap and the ledger's budget greater by what
+// is charged more than once for that. What others nearly hold leaves first, then the least recently used entry. With a shelf on the SSD it is
 // written there, and its bytes stay charged until that is done. Owned by the scheduler; one thread, the engine's.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/token_id.h"
@@ -32,9 +35,18 @@ class PrefixStore {
   // leaves memory, is less than five times what it comes to.
   static constexpr uint32_t kGrowthPartMin = 5;
 
-  // `ledger` and `shelf`, which may be null, outlive this.
-  PrefixStore(memory::Ledger& ledger, uint64_t bytes_max, PrefixShelf* shelf = nullptr)
-      : ledger_(ledger), bytes_max_(bytes_max), shelf_(shelf) {}
+  // `ledger` and `shelf`, which may be null, outlive this. `doubled_bytes`: what sequences hold more than once; null:
+  // nothing.
+  PrefixStore(memory::Ledger& ledger, uint64_t bytes_max, PrefixShelf* shelf = nullptr,
+              std::function<uint64_t()> doubled_bytes = {})
+      : ledger_(ledger),
+        budget_(ledger.budget()),
+        bytes_max_(bytes_max),
+        shelf_(shelf),
+        doubled_bytes_(std::move(doubled_bytes)) {}
+
+  // To be called when sequences began or ended to share, before the ledger is asked.
+  void settle();
 
   // What of an entry a prompt begins with: less than half, more, or all of it but for what is not worth an entry.
   enum class Part : uint8_t { kLess, kMost, kAll };
@@ -98,6 +110,7 @@ class PrefixStore {
   [[nodiscard]] static uint32_t reach(const Entry& entry, uint32_t common) {
     return common < entry.sequence->length() ? entry.sequence->truncatable(common) : common;
   }
+  [[nodiscard]] uint64_t doubled() const { return doubled_bytes_ ? doubled_bytes_() : 0; }
   [[nodiscard]] bool evict_oldest(const std::optional<Match>& spared = std::nullopt);
   void write(Entry& entry);
   [[nodiscard]] bool lent(const Entry& entry) const {
@@ -107,8 +120,10 @@ class PrefixStore {
   [[nodiscard]] uint64_t leaving_bytes() const { return shelf_ != nullptr ? shelf_->leaving_bytes() : 0; }
 
   memory::Ledger& ledger_;
+  const uint64_t budget_;  // Without what is shared.
   const uint64_t bytes_max_;
   PrefixShelf* const shelf_;
+  const std::function<uint64_t()> doubled_bytes_;
   std::vector<Entry> entries_;  // By number.
   uint64_t bytes_ = 0;
   uint64_t uses_ = 0;

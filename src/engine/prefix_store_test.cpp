@@ -95,6 +95,41 @@ TEST_F(PrefixStoreTest, SharesABeginningAndKeepsTheEntry) {
   EXPECT_EQ(pool_.bytes(), pool_.free_bytes());
 }
 
+// Each is charged in full, and what is charged twice is room: in the ledger and under the cap.
+TEST_F(PrefixStoreTest, WhatIsSharedCountsOnce) {
+  memory::Ledger ledger(20 * kPage);
+  PrefixStore store(ledger, 20 * kPage, nullptr, [this] { return pool_.doubled_bytes(); });
+  keep(store, tokens(640));  // 10 pages.
+  for (int branch = 0; branch < 5; ++branch) {
+    std::vector<TokenId> branched = tokens(576);
+    branched.push_back(-1);
+    const auto match = store.find("a", branched);
+    ASSERT_TRUE(match);
+    auto shared = sequence(0);
+    ASSERT_TRUE(store.share(*match, *shared));
+    ASSERT_TRUE(shared->reserve(64));
+    shared->advance(64);
+    branched.resize(640, -1 - branch);
+    store.keep("a", branched, std::move(shared));
+    store.settle();
+    EXPECT_EQ(store.entries(), 2u + static_cast<uint32_t>(branch));
+    EXPECT_EQ(ledger.room(), 20 * kPage - (pool_.bytes() - pool_.free_bytes())) << "what nobody holds";
+  }
+  EXPECT_EQ(store.bytes(), 60 * kPage);
+  EXPECT_EQ(pool_.bytes() - pool_.free_bytes(), 15 * kPage);
+  // One that leaves gives its own page.
+  EXPECT_EQ(store.make_room(6 * kPage), PrefixStore::Room::kNow);
+  EXPECT_EQ(store.entries(), 5u);
+  // Another one takes the place of what is charged with more than it holds alone.
+  keep(store, tokens(64 * 15, 5000));
+  EXPECT_TRUE(store.find("a", tokens(64 * 15, 5000)));
+  EXPECT_LE(pool_.bytes() - pool_.free_bytes(), 20 * kPage);
+  store.clear();
+  store.settle();
+  EXPECT_EQ(ledger.room(), 20 * kPage);
+  EXPECT_EQ(pool_.doubled_bytes(), 0u);
+}
+
 TEST_F(PrefixStoreTest, OfEqualBeginningsTheOneThatLosesLeastIsGiven) {
   PrefixStore store(ledger_, 100 * kPage);
   std::vector<TokenId> prompt = tokens(100), half = tokens(100), most = tokens(100), other = tokens(100);

@@ -80,7 +80,8 @@ Scheduler::Scheduler(Engine& engine, const text::Tokenizer* tokenizer, const Sch
       batch_rows_(metrics.histogram("mlx_flash_batch_rows", "Tokens per forward pass.",
                                     {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096})),
       shelf_(make_shelf()),
-      prefixes_(ledger_, std::min(options_.prefix_bytes, options_.kv_bytes), shelf_.get()),
+      prefixes_(ledger_, std::min(options_.prefix_bytes, options_.kv_bytes), shelf_.get(),
+                [&model = engine.model()] { return model.doubled_bytes(); }),
       forgets_(engine.model().make_sequence(options_.context_max)->forgets()),
       logits_(uint64_t{options_.parallel} * engine.model().spec().vocab),
       turn_(options_.turns) {
@@ -163,6 +164,7 @@ SchedulerStatus Scheduler::status() const {
   SchedulerStatus status = status_;
   status.waiting = waiting_count_;
   status.kv = ledger_.snapshot();
+  status.kv.budget_bytes = options_.kv_bytes;
   return status;
 }
 
@@ -175,6 +177,7 @@ void Scheduler::run() {
     collect();
     collect_restored();
     drop_cancelled();
+    prefixes_.settle();
     admit();
     // So that those that grow seldom wait for a write.
     if (shelf_ != nullptr && !running_.empty()) (void)prefixes_.make_room(ahead_bytes_);
@@ -327,6 +330,7 @@ void Scheduler::preempt_youngest() {
   task->reservation.release();
   const std::span<const TokenId> held = std::span(task->tokens).first(task->sequence->length());
   prefixes_.keep(task->submission.user, held, std::move(task->sequence));
+  prefixes_.settle();
   task->set_stage(Progress::Stage::kQueued);
   const auto place = std::find_if(waiting_.begin(), waiting_.end(),
                                   [&](const auto& other) { return other->arrival > task->arrival; });
@@ -497,6 +501,7 @@ void Scheduler::publish() {
   status.running = static_cast<uint32_t>(running_.size());
   status.prefix_entries = prefixes_.entries();
   status.last_error = last_error_;
+  status.kv_doubled_bytes = engine_.model().doubled_bytes();
   if (const weights::RecordCache* cache = engine_.model().weight_cache(); cache != nullptr) {
     status.streams = true;
     status.weights = cache->stats();

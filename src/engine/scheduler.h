@@ -129,7 +129,9 @@ class Ticket {
 struct SchedulerStatus {
   uint32_t running = 0;
   uint32_t waiting = 0;
-  memory::LedgerSnapshot kv;
+  memory::LedgerSnapshot kv;  // Of each sequence in full,
+  uint64_t kv_doubled_bytes =
+      0;  // and how much of that is charged more than once, for pages that are shared.
   uint64_t prefix_entries = 0;
   std::string last_error;  // Of the last forward pass; empty when it succeeded.
   bool streams = false;
@@ -193,7 +195,8 @@ class Scheduler {
   [[nodiscard]] std::unique_ptr<kv::Sequence> sequence_for(const std::optional<PrefixStore::Match>& kept,
                                                            const Running& running, uint64_t bytes);
   [[nodiscard]] std::unique_ptr<kv::Sequence> kept_sequence(const PrefixStore::Match& kept, uint64_t bytes);
-  [[nodiscard]] std::unique_ptr<kv::Sequence> empty_sequence(uint64_t bytes);
+  // Charges the sequence with `bytes` and its marks, or without any.
+  [[nodiscard]] Result<memory::Reservation> charge(kv::Sequence& sequence, uint64_t bytes);
   // Whether `bytes` fit beside what is kept there, if all else goes.
   [[nodiscard]] bool room_for_both(const PrefixStore::Match& kept, uint64_t bytes) const;
   // The task runs from now on, with a sequence or while one is being read for it.

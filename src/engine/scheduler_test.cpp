@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <fstream>
@@ -64,6 +65,11 @@ class SchedulerTest : public testing::Test {
     engine_ = engine->release();
   }
   static void TearDownTestSuite() { delete engine_; }
+  // Of which no sequence has been yet: its pages are those of the test.
+  static void open_anew() {
+    TearDownTestSuite();
+    SetUpTestSuite();
+  }
 
   static GenerateRequest request(const std::string& prompt, uint32_t tokens, uint64_t seed = 11) {
     GenerateRequest r;
@@ -330,8 +336,8 @@ TEST_F(SchedulerTest, ABranchOfLessThanHalfLeavesTheOtherOne) {
 TEST_F(SchedulerTest, SharedPagesChangeNothingWhereSequencesHaveToGiveWay) {
   SchedulerOptions o = options();
   o.parallel = 3;
-  // Two are admitted with 6 pages a layer; at their ends they need 7.
-  o.kv_bytes = 12 * engine_->model().sequence_bytes(64);
+  // Two are admitted with 6 pages a layer, of which they share one; at its end the first one needs 7.
+  o.kv_bytes = 11 * engine_->model().sequence_bytes(64);
   std::vector<GenerateRequest> requests = {long_request(120, 280), long_request(120, 280),
                                            branch(long_request(120, 280), 100, 7)};
   std::vector<GenerateResult> expected;
@@ -339,6 +345,7 @@ TEST_F(SchedulerTest, SharedPagesChangeNothingWhereSequencesHaveToGiveWay) {
     requests[i].sampling.seed = i;
     expected.push_back(alone(requests[i]));
   }
+  open_anew();
   const auto scheduler = start(o);
   std::vector<Ticket> tickets;
   tickets.reserve(requests.size());
@@ -352,9 +359,54 @@ TEST_F(SchedulerTest, SharedPagesChangeNothingWhereSequencesHaveToGiveWay) {
   }
   EXPECT_GE(cached, 119u);
   EXPECT_THAT(metrics_->expose(), testing::Not(HasSubstr("mlx_flash_preemptions_total 0\n")));
-  EXPECT_LE(scheduler->status().kv.held_bytes_max, o.kv_bytes);
+  EXPECT_LE(engine_->model().page_bytes(), o.kv_bytes);
   EXPECT_TRUE(scheduler->wait_idle(seconds(60)));
   EXPECT_EQ(scheduler->status().kv.held(memory::Tag::kKv), 0u);
+}
+
+// Each is charged with all of its pages, and what is charged more than once is room for others.
+TEST_F(SchedulerTest, SharedPagesMakeRoomForMore) {
+  open_anew();
+  const model::Model& model = engine_->model();
+  SchedulerOptions o = options();
+  o.parallel = 4;
+  // A whole one, and of three others what they do not share with it.
+  o.kv_bytes =
+      model.sequence_bytes(kContext) + 3 * (model.sequence_bytes(kContext) - model.lasting_bytes(320));
+  ASSERT_LT(o.kv_bytes, 3 * model.sequence_bytes(kContext));
+  const GenerateRequest base = long_request(330, 60);
+  for (int round = 0; round < 3; ++round) {
+    SCOPED_TRACE(round);
+    std::vector<GenerateRequest> requests = {base, branch(base, 325, 7), branch(base, 325, 8),
+                                             branch(base, 325, 9)};
+    std::vector<GenerateResult> expected;
+    for (const GenerateRequest& r : requests) expected.push_back(alone(r));
+    const auto scheduler = start(o);
+    std::atomic<uint32_t> most = 0;
+    std::vector<Ticket> tickets;
+    tickets.reserve(requests.size());
+    for (const GenerateRequest& r : requests)
+      tickets.push_back(scheduler
+                            ->submit({r, "a",
+                                      [&] {
+                                        const uint32_t running = scheduler->status().running;
+                                        most = std::max(most.load(), running);
+                                      }})
+                            .value());
+    for (size_t i = 0; i < requests.size(); ++i) {
+      const Answer answer = read(tickets[i]);
+      ASSERT_TRUE(answer.finished) << (answer.error ? answer.error->message : "");
+      EXPECT_EQ(answer.tokens, expected[i].tokens) << i;
+      EXPECT_EQ(answer.finished->usage.cached_tokens, i == 0 ? 0u : 325u);
+    }
+    EXPECT_EQ(most, 4u);
+    EXPECT_THAT(metrics_->expose(), HasSubstr("mlx_flash_preemptions_total 0\n"));
+    EXPECT_TRUE(scheduler->wait_idle(seconds(60)));
+    EXPECT_GT(scheduler->status().kv_doubled_bytes, 2 * model.lasting_bytes(320)) << "kept ones share, too";
+    EXPECT_EQ(scheduler->status().kv.held(memory::Tag::kKv), 0u);
+  }
+  EXPECT_EQ(model.doubled_bytes(), 0u);
+  EXPECT_LE(model.page_bytes(), o.kv_bytes);
 }
 
 TEST_F(SchedulerTest, EmbedsTheStateBehindTheLastToken) {

@@ -56,7 +56,7 @@ bool LatentPages::share(LatentPages& source, uint32_t length) {
   const uint32_t whole = length / kernels::kPagePositions;
   CHECK(pages_.empty() && pages_for(length) <= source.pages_.size());
   pages_.assign(source.pages_.begin(), source.pages_.begin() + whole);
-  for (const uint16_t* page : pages_) pool_.share(page);
+  for (const uint16_t* page : pages_) pool_.share(page, page_bytes());
   shared_.end = whole;
   source.shared_.end = std::max(source.shared_.end, whole);
   if (length % kernels::kPagePositions == 0) return true;

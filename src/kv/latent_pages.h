@@ -23,6 +23,9 @@ struct LatentShape {
   [[nodiscard]] uint64_t bytes(uint64_t positions, Element element) const {
     return positions * width * (element == Element::kF32 ? 4 : 2);
   }
+  [[nodiscard]] uint64_t lasting_bytes(uint32_t positions, Element element) const {
+    return bytes(uint64_t{positions} / kernels::kPagePositions * kernels::kPagePositions, element);
+  }
   // The same in whole pages: nothing more is held on the way.
   [[nodiscard]] uint64_t bytes_max(uint32_t positions, uint32_t, Element element) const {
     return bytes(uint64_t{pages_for(positions)} * kernels::kPagePositions, element);

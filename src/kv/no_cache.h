@@ -12,6 +12,7 @@ namespace mlxf::kv {
 
 struct NoShape {
   [[nodiscard]] uint64_t bytes(uint64_t, Element) const { return 0; }
+  [[nodiscard]] uint64_t lasting_bytes(uint64_t, Element) const { return 0; }
   [[nodiscard]] uint64_t bytes_max(uint64_t, uint32_t, Element) const { return 0; }
 };
 

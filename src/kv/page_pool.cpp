@@ -107,7 +107,8 @@ void PagePool::free_others(const SizeClass* size, uint64_t bytes) {
 void PagePool::give_back(uint16_t* page, uint64_t bytes) {
   if (!shared_.empty()) {
     if (const auto others = shared_.find(page); others != shared_.end()) {
-      if (--others->second == 0) shared_.erase(others);
+      doubled_bytes_ -= others->second.lasting_bytes;
+      if (--others->second.others == 0) shared_.erase(others);
       return;
     }
   }

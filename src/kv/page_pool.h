@@ -36,8 +36,14 @@ class PagePool {
   // `page` came from take(bytes). It stays as it is while others hold it.
   void give_back(uint16_t* page, uint64_t bytes);
 
-  // One more holds `page`, which somebody holds, and gives it back.
-  void share(const uint16_t* page) { ++shared_[page]; }
+  // One more holds `page`, which somebody holds, and gives it back. `lasting_bytes`: its size, where it is given back
+  // with its sequence or when that goes back alone, and not as it grows.
+  void share(const uint16_t* page, uint64_t lasting_bytes = 0) {
+    Shared& shared = shared_[page];
+    ++shared.others;
+    shared.lasting_bytes = lasting_bytes;
+    doubled_bytes_ += lasting_bytes;
+  }
   // More than one hold it.
   [[nodiscard]] bool shared(const uint16_t* page) const {
     return !shared_.empty() && shared_.find(page) != shared_.end();
@@ -55,6 +61,8 @@ class PagePool {
   // All pages, in use or waiting for reuse; a shared one counts once.
   [[nodiscard]] uint64_t bytes() const { return bytes_; }
   [[nodiscard]] uint64_t free_bytes() const { return free_bytes_; }
+  // How much more than bytes() all who share lasting pages hold, each for itself.
+  [[nodiscard]] uint64_t doubled_bytes() const { return doubled_bytes_; }
   // Pages that more than one hold.
   [[nodiscard]] uint64_t shared_pages() const { return shared_.size(); }
 
@@ -69,6 +77,10 @@ class PagePool {
     uint64_t taken_bytes = 0;
     uint64_t pages = 0;  // In use or free.
   };
+  struct Shared {
+    uint32_t others = 0;  // Holders but for one.
+    uint64_t lasting_bytes = 0;
+  };
   SizeClass& size_class(uint64_t bytes);
   // Null: it has to be taken otherwise.
   [[nodiscard]] uint16_t* take_from_run(uint64_t bytes);
@@ -79,11 +91,12 @@ class PagePool {
 
   const uint64_t bytes_max_;
   std::vector<SizeClass> classes_;
-  std::unordered_map<const uint16_t*, uint32_t> shared_;  // Their holders but for one.
+  std::unordered_map<const uint16_t*, Shared> shared_;
   std::vector<Run> runs_;
   std::optional<Run> open_;  // Between begin_run() and end_run().
   uint64_t bytes_ = 0;
   uint64_t free_bytes_ = 0;
+  uint64_t doubled_bytes_ = 0;
 };
 
 }  // namespace mlxf::kv

@@ -213,8 +213,8 @@ bool Pages::share(Pages& source, uint32_t length) {
   first_page_ = first_held();
   for (uint32_t page = 0; page < whole; ++page) {
     if (keys_[page] == nullptr) continue;
-    pool_.share(keys_[page]);
-    pool_.share(values_[page]);
+    pool_.share(keys_[page], forgets() ? 0 : key_bytes());
+    pool_.share(values_[page], forgets() ? 0 : value_bytes());
   }
   shared_.end = whole;
   source.shared_.end = std::max(source.shared_.end, whole);

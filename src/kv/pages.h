@@ -70,6 +70,12 @@ struct PageShape {
   [[nodiscard]] uint64_t bytes(uint64_t positions, Element element) const {
     return positions * kv_heads * (key_dim + value_dim) * (element == Element::kF32 ? 4 : 2);
   }
+  // What of `positions` stays as long as the sequence does, in whole pages.
+  [[nodiscard]] uint64_t lasting_bytes(uint32_t positions, Element element) const {
+    return window != 0 || chunk != 0
+               ? 0
+               : bytes(uint64_t{positions} / kernels::kPagePositions * kernels::kPagePositions, element);
+  }
   // The most that is ever held until there are `positions`, given at most `step` at a time; whole pages.
   [[nodiscard]] uint64_t bytes_max(uint32_t positions, uint32_t step, Element element) const;
 };

@@ -35,6 +35,7 @@ struct RecurrentShape {
   [[nodiscard]] uint64_t bytes(uint64_t positions, Element) const {
     return positions == 0 ? 0 : kStates * state_bytes();
   }
+  [[nodiscard]] uint64_t lasting_bytes(uint32_t, Element) const { return 0; }
   // The same: nothing more is held on the way.
   [[nodiscard]] uint64_t bytes_max(uint32_t positions, uint32_t, Element element) const {
     return bytes(positions, element);

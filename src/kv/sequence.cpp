@@ -239,4 +239,11 @@ uint64_t Sequence::bytes_max(std::span<const LayerShape> layers, Element element
   return total;
 }
 
+uint64_t Sequence::lasting_bytes(std::span<const LayerShape> layers, Element element, uint32_t positions) {
+  uint64_t total = 0;
+  for (const LayerShape& layer : layers)
+    total += std::visit([&](const auto& shape) { return shape.lasting_bytes(positions, element); }, layer);
+  return total;
+}
+
 }  // namespace mlxf::kv

@@ -104,6 +104,10 @@ class Sequence {
   // a time, and without marks.
   [[nodiscard]] static uint64_t bytes_max(std::span<const LayerShape> layers, Element element,
                                           uint32_t positions, uint32_t chunk);
+  // What a sequence that shares its first `positions` has together with the other one for as long as both have them:
+  // PagePool::doubled_bytes() grows by that.
+  [[nodiscard]] static uint64_t lasting_bytes(std::span<const LayerShape> layers, Element element,
+                                              uint32_t positions);
 
  private:
   // Room that was reserved, and marks that were not reached, go.

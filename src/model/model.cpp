@@ -266,6 +266,14 @@ uint64_t Model::sequence_bytes(uint32_t positions) const {
   return kv::Sequence::bytes_max(state_->layer_shapes, state_->element, positions, state_->chunk_tokens);
 }
 
+uint64_t Model::lasting_bytes(uint32_t positions) const {
+  return kv::Sequence::lasting_bytes(state_->layer_shapes, state_->element, positions);
+}
+
+uint64_t Model::doubled_bytes() const { return state_->pages.doubled_bytes(); }
+
+uint64_t Model::page_bytes() const { return state_->pages.bytes(); }
+
 Status Model::forward(std::span<const Chunk> chunks, float* logits, const HiddenObserver& hidden) {
   for (const Chunk& chunk : chunks) {
     if (chunk.tokens.empty()) return fail(ErrorCode::kInvalidArgument, "a chunk without tokens");

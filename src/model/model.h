@@ -84,6 +84,11 @@ class Model {
   [[nodiscard]] std::unique_ptr<kv::Sequence> make_sequence(uint32_t context_max);
   // The most bytes that a sequence holds until it has `positions`.
   [[nodiscard]] uint64_t sequence_bytes(uint32_t positions) const;
+  // What of `positions` two sequences that begin so share; what all sequences hold more than once, each for itself; and
+  // their memory: what was once held at the same time.
+  [[nodiscard]] uint64_t lasting_bytes(uint32_t positions) const;
+  [[nodiscard]] uint64_t doubled_bytes() const;
+  [[nodiscard]] uint64_t page_bytes() const;
 
   // Appends the chunks' tokens to their sequences. With a budget, what keys and values take beyond the room kept for
   // them is taken from the streamed weights' cache; kOutOfBudget when that is at its least. kIo, kChanged: a streamed

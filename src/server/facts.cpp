@@ -41,6 +41,7 @@ engine::SchedulerStatus scheduler_status(const ModelHost& host) {
     sum.waiting += status.waiting;
     sum.kv.budget_bytes += status.kv.budget_bytes;
     sum.kv.held_bytes += status.kv.held_bytes;
+    sum.kv_doubled_bytes += status.kv_doubled_bytes;
     for (size_t tag = 0; tag < memory::kTagCount; ++tag) sum.kv.by_tag[tag] += status.kv.by_tag[tag];
     sum.prefix_entries += status.prefix_entries;
     if (sum.last_error.empty()) sum.last_error = status.last_error;
@@ -89,6 +90,7 @@ void add_scheduler(const ServedModel& model, Json& body) {
                        {"kv_bytes", scheduler.kv.held(memory::Tag::kKv)},
                        {"kv_bytes_max", scheduler.kv.budget_bytes},
                        {"prefix_bytes", scheduler.kv.held(memory::Tag::kPrefix)},
+                       {"shared_bytes", scheduler.kv_doubled_bytes},
                        {"prefix_entries", scheduler.prefix_entries}};
   if (model.grammars)
     body["grammars"] = {{"kept_bytes", model.grammars->kept_bytes()},
