@@ -69,6 +69,9 @@ void matmul_f32_bf16(const MatrixView& w, uint32_t row_begin, uint32_t row_end, 
 void matmul_f32_decoded(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                         float* y, uint64_t y_stride, void* scratch);
 
+// Whether this processor's L1 data cache has 32 KiB or less.
+[[nodiscard]] bool small_l1();
+
 void attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count, void* scratch);
 void latent_attention(const AttentionArgs& args, const AttentionQuery* queries, uint32_t count,
                       void* scratch);

@@ -179,10 +179,11 @@ struct BlockProduct {
   void run(uint32_t row, uint32_t count, uint32_t token, bool first) const {
     const FourRows rows = four_rows(w.data, w.row_bytes, row, count);
     const uint32_t blocks = x.cols / 256;
+    const Ahead ahead = ahead_of(w.row_bytes);
     Totals totals[T];
     for (uint32_t b = 0; b < blocks; ++b) {
       const uint64_t offset = uint64_t{b} * Format::kBytes;
-      if (first) prefetch_next_rows(rows.at[0], w.row_bytes, w.row_bytes, offset, Format::kBytes);
+      if (first) prefetch_next_rows(ahead, rows.at[0], w.row_bytes, w.row_bytes, offset, Format::kBytes);
       __m512i s[T][kRows];
       __m128i minima[kRows];
 #pragma GCC unroll 4

@@ -168,9 +168,10 @@ MLXF_INLINE void for_each_block(const MatrixView& w, uint32_t row_begin, uint32_
   for (uint32_t row = row_begin; row < row_end; row += kRows) {
     const uint32_t count = row_end - row < kRows ? row_end - row : kRows;
     const FourRows rows = four_rows(w.data, w.row_bytes, row, count);
+    const Ahead ahead = ahead_of(w.row_bytes);
     Totals totals;
     for (uint32_t b = 0; b < w.cols / 256; ++b) {
-      prefetch_next_rows(rows.at[0], w.row_bytes, w.row_bytes, uint64_t{b} * bytes, bytes);
+      prefetch_next_rows(ahead, rows.at[0], w.row_bytes, w.row_bytes, uint64_t{b} * bytes, bytes);
       block(rows, b, totals);
     }
     store(y + row, count, AFFINE ? _mm_add_ps(totals.s, totals.m) : totals.s);

@@ -186,10 +186,11 @@ void multiply(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const A
     const FourRows rows = four_rows(w.data, w.row_bytes, row, count);
     const FourRows scales = four_rows(w.scales, w.scale_row_bytes, row, count);
     const FourRows biases = four_rows(w.biases, w.scale_row_bytes, row, count);
+    const Ahead ahead = ahead_of(w.row_bytes);
     Totals totals;
     for (uint32_t g = 0; g < groups; g += kQuad) {
       const uint32_t n = groups - g < kQuad ? groups - g : kQuad;
-      prefetch_next_rows(rows.at[0], w.row_bytes, uint64_t{groups} * kBytes, uint64_t{g} * kBytes,
+      prefetch_next_rows(ahead, rows.at[0], w.row_bytes, uint64_t{groups} * kBytes, uint64_t{g} * kBytes,
                          kQuad * kBytes);
       __m512i sums;
       if constexpr (BITS == 4) {

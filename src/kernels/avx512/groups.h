@@ -155,10 +155,11 @@ struct GroupProduct {
   void run(uint32_t row, uint32_t count, uint32_t token, bool first) const {
     const uint32_t groups = w.cols / Format::kGroup, whole = groups / kQuad * kQuad;
     const typename Format::Rows rows = format.rows(row, count);
+    const Ahead ahead = ahead_of(w.row_bytes);
     Totals totals[T];
     for (uint32_t g = 0; g < whole; g += kQuad) {
       if (first)
-        prefetch_next_rows(rows.codes.at[0], w.row_bytes, uint64_t{groups} * Format::kBytes,
+        prefetch_next_rows(ahead, rows.codes.at[0], w.row_bytes, uint64_t{groups} * Format::kBytes,
                            uint64_t{g} * Format::kBytes, kQuad * Format::kBytes);
       multiply_quad<true, T>(format, rows, g, kQuad, x, token, totals);
     }

@@ -1,5 +1,7 @@
 // The AVX-512 kernel table: F, BW, VL, DQ, VNNI, BF16 and VBMI (Ice Lake with BF16: Sapphire Rapids; Zen 4 onwards).
 // Entries left null are AVX2's.
+#include <cpuid.h>
+
 #include <cstdint>
 
 #include "kernels/avx512/avx512.h"
@@ -95,6 +97,21 @@ constexpr KernelTable make_table() {
 constexpr KernelTable kTable = make_table();
 
 }  // namespace
+
+bool small_l1() {
+  static const bool small = [] {
+    // Intel's leaf and AMD's have the same form; the first cache is the data cache of level 1.
+    for (const uint32_t leaf : {0x4u, 0x8000001du}) {
+      uint32_t a = 0, b = 0, c = 0, d = 0;
+      if (__get_cpuid_count(leaf, 0, &a, &b, &c, &d) == 0 || (a & 0x1f) != 1 || (a >> 5 & 7) != 1) continue;
+      const uint32_t ways = (b >> 22) + 1, partitions = (b >> 12 & 0x3ff) + 1, line = (b & 0xfff) + 1;
+      return uint64_t{ways} * partitions * line * (uint64_t{c} + 1) <= uint64_t{32} << 10;
+    }
+    return false;
+  }();
+  return small;
+}
+
 }  // namespace avx512
 
 const KernelTable* avx512_table() { return &avx512::kTable; }
