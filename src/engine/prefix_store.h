@@ -4,10 +4,11 @@
 // An entry is a whole sequence with the tokens that it holds. A prompt that goes on with one takes it and returns it
 // longer; one that leaves it before its end shares its beginning, so that the entry stays for who goes on with it.
 // take() also serves the latter where there is no room for both. Entries belong to a user; nobody ever gets, or can
-// measure, another's. Bytes are capped and charged to the ledger as Tag::kPrefix. Whoever has pages that are
-// shared is charged with them in full, entries and others; settle() makes the cap and the ledger's budget greater by what
-// is charged more than once for that. What others nearly hold leaves first, then the least recently used entry. With a shelf on the SSD it is
-// written there, and its bytes stay charged until that is done. Owned by the scheduler; one thread, the engine's.
+// measure, another's. Bytes are capped and charged to the ledger as Tag::kPrefix. Whoever has pages that are shared is
+// charged with them in full, entries and others; settle() makes the cap and the ledger's budget greater by what is
+// charged more than once for that. What others nearly hold leaves first, then the least recently used entry. With a
+// shelf on the SSD it is written there, and its bytes stay charged until that is done. Owned by the scheduler; one
+// thread, the engine's.
 #pragma once
 
 #include <cstdint>

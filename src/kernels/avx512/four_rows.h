@@ -39,10 +39,10 @@ MLXF_INLINE FourRows four_rows(const uint8_t* data, uint64_t row_bytes, uint32_t
   return rows;
 }
 
-// Which rows are asked for while four are in use, and into which cache. Weights are used once a token: not worth a place
-// in L2, where L1 has room for four rows more. One of 32 KiB has not, and what is asked for leaves it before it is used
-// (Zen 4: 19 to 25 GB/s from two cores, and 30 to 44 through L2, of 45); a Zen 5 core, with 48 KiB, fetches half as much
-// for L2 as for L1.
+// Which rows are asked for while four are in use, and into which cache. Weights are used once a token: not worth a
+// place in L2, where L1 has room for four rows more. One of 32 KiB has not, and what is asked for leaves it before it
+// is used (Zen 4: 19 to 25 GB/s from two cores, and 30 to 44 through L2); a Zen 5 core, with 48 KiB, fetches half as
+// much for L2 as for L1.
 struct Ahead {
   uint64_t bytes;  // A multiple of four rows.
   bool into_l1;
