@@ -18,6 +18,7 @@ void matmul_panels(const MatrixView& w, uint32_t row_begin, uint32_t row_end, co
 // y = W x for up to kFewTokens tokens, on the stored layout, several of them with up to kFewColsMax columns. Those of
 // q8_0, i8_row, q5_k and mlx_packed take two tokens or more.
 inline constexpr uint32_t kFewTokens = 8;
+inline constexpr uint32_t kFewTokensQ6K = 16;  // It takes no scratch, and panels of it cost the most.
 inline constexpr uint32_t kFewColsMax = 100000;
 void multiply_few_q4_0(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                        float* y, uint64_t y_stride, void* scratch);

@@ -32,7 +32,7 @@ using Few = void (*)(const MatrixView&, uint32_t, uint32_t, const ActivationView
 template <Few FEW, uint32_t TOKENS>
 void matmul_i8_few(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                    float* y, uint64_t y_stride, void* scratch) {
-  static_assert(TOKENS <= kFewTokens);
+  static_assert(TOKENS <= (FEW == multiply_few_q6_k ? kFewTokensQ6K : kFewTokens));
   const bool few = x.tokens == 1 || (x.tokens <= TOKENS && x.cols <= kFewColsMax);
   (few ? FEW : matmul_panels)(w, row_begin, row_end, x, y, y_stride, scratch);
 }
@@ -79,7 +79,7 @@ constexpr KernelTable make_table() {
   t.matmul_i8[at(WeightFormat::kQ3_K)] = matmul_i8<gemv_q3_k>;
   t.matmul_i8[at(WeightFormat::kQ4_K)] = matmul_i8_few<multiply_few_q4_k, 8>;
   t.matmul_i8[at(WeightFormat::kQ5_K)] = matmul_i8_few_or_one<multiply_few_q5_k, 8, gemv_q5_k>;
-  t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8_few<multiply_few_q6_k, 8>;
+  t.matmul_i8[at(WeightFormat::kQ6_K)] = matmul_i8_few<multiply_few_q6_k, kFewTokensQ6K>;
   t.matmul_i8[at(WeightFormat::kIQ4_NL)] = matmul_i8_few<multiply_few_iq4_nl, 4>;
   t.matmul_i8[at(WeightFormat::kIQ4_XS)] = matmul_i8<gemv_iq4_xs>;
   t.matmul_i8[at(WeightFormat::kMXFP4)] = matmul_i8_few<multiply_few_mxfp4, 4>;
