@@ -54,18 +54,20 @@ MLXF_INLINE Ahead ahead_of(uint64_t row_bytes) {
   return {(kFar + four - 1) / four * four, false};
 }
 
-template <_mm_hint HINT>
+// What __builtin_prefetch calls the hints NTA and T1.
+constexpr int kNonTemporal = 0, kIntoL2 = 2;
+
+template <int LOCALITY>
 MLXF_INLINE void prefetch_rows(const uint8_t* next, uint64_t row_bytes, uint64_t used, uint64_t offset,
                                uint32_t bytes) {
   if (used == row_bytes) {
     next += kRows * offset;
 #pragma GCC unroll 16
-    for (uint32_t i = 0; i < kRows * bytes; i += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(next + i), HINT);
+    for (uint32_t i = 0; i < kRows * bytes; i += 64) __builtin_prefetch(next + i, 0, LOCALITY);
   } else {
     for (uint32_t r = 0; r < kRows; ++r)
       for (uint32_t i = 0; i < bytes; i += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(next + r * row_bytes + offset + i), HINT);
+        __builtin_prefetch(next + r * row_bytes + offset + i, 0, LOCALITY);
   }
 }
 
@@ -75,9 +77,9 @@ MLXF_INLINE void prefetch_rows(const uint8_t* next, uint64_t row_bytes, uint64_t
 MLXF_INLINE void prefetch_next_rows(Ahead ahead, const uint8_t* first_row, uint64_t row_bytes, uint64_t used,
                                     uint64_t offset, uint32_t bytes) {
   if (ahead.into_l1) {
-    prefetch_rows<_MM_HINT_NTA>(first_row + ahead.bytes, row_bytes, used, offset, bytes);
+    prefetch_rows<kNonTemporal>(first_row + ahead.bytes, row_bytes, used, offset, bytes);
   } else {
-    prefetch_rows<_MM_HINT_T1>(first_row + ahead.bytes, row_bytes, used, offset, bytes);
+    prefetch_rows<kIntoL2>(first_row + ahead.bytes, row_bytes, used, offset, bytes);
   }
 }
 
