@@ -475,7 +475,10 @@ TEST(AnswerConstraint, HoldsTheFinalChannelAlone) {
     };
     const std::string analysis = "<channel>analysis: {\"x\"} <final> <end>";
     Answer made = says(channels, analysis + "<channel>final", "no");
-    EXPECT_EQ(made.text, analysis + "<channel>final" + message + "no");
+    std::string expected = analysis + "<channel>final";
+    expected += message;
+    expected += "no";
+    EXPECT_EQ(made.text, expected);
     EXPECT_EQ(made.finish, FinishReason::kStop);
     // What does not fit does not come, nor anything between the mark and the text.
     made = says(channels, "<channel>final", "maybe");

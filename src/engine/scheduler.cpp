@@ -82,8 +82,8 @@ Scheduler::Scheduler(Engine& engine, const text::Tokenizer* tokenizer, const Sch
       shelf_(make_shelf()),
       prefixes_(ledger_, std::min(options_.prefix_bytes, options_.kv_bytes), shelf_.get(),
                 [&model = engine.model()] { return model.doubled_bytes(); }),
-      forgets_(engine.model().make_sequence(options_.context_max)->forgets()),
       logits_(uint64_t{options_.parallel} * engine.model().spec().vocab),
+      forgets_(engine.model().make_sequence(options_.context_max)->forgets()),
       turn_(options_.turns) {
   thread_ = std::thread([this] { run(); });
 }

@@ -263,9 +263,8 @@ class Scheduler {
   // The engine's thread only.
   std::unique_ptr<PrefixShelf> shelf_;  // Null: nothing is kept on the disk.
   PrefixStore prefixes_;
-  const bool forgets_;  // Some layer of the model does.
-  TaskList waiting_;    // By arrival.
-  TaskList running_;    // In order of admission.
+  TaskList waiting_;  // By arrival.
+  TaskList running_;  // In order of admission.
   std::vector<Row> rows_;
   std::vector<model::Chunk> chunks_;
   std::vector<float> logits_;          // [parallel, vocab]
@@ -274,6 +273,7 @@ class Scheduler {
   uint64_t restores_ = 0;              // Tickets of reads from the folder.
   std::string last_error_;
   Clock::time_point failed_at_;
+  const bool forgets_;      // Some layer of the model does.
   bool discarded_ = false;  // The last pass was given up.
   Turns::Turn turn_;
 
