@@ -1,6 +1,7 @@
 # Headers from outside the project are a third of the time that a build takes, so they are compiled once: one
 # precompiled header for the libraries, one for the command line and one for the tests. The last two are also compiled
-# with less optimisation: what is to be fast is in libraries. Off where the presets say so, so that a source which does not include what it uses is found.
+# with less optimisation: what is to be fast is in libraries. Off where the presets say so, so that a source which does
+# not include what it uses is found.
 option(MLXF_PRECOMPILED "Compile the headers from outside the project once" ON)
 
 function(mlxf_precompiled_header name header)
@@ -27,21 +28,22 @@ function(mlxf_library_settings)
   endforeach()
 endfunction()
 
-function(mlxf_cli_settings)
+function(mlxf_cold_settings precompiled)
   foreach(target IN LISTS ARGN)
     target_compile_options(${target} PRIVATE ${MLXF_COLD_OPTIONS})
     if(MLXF_PRECOMPILED)
-      target_precompile_headers(${target} REUSE_FROM mlxf_precompiled_cli)
+      target_precompile_headers(${target} REUSE_FROM ${precompiled})
     endif()
   endforeach()
+endfunction()
+
+function(mlxf_cli_settings)
+  mlxf_cold_settings(mlxf_precompiled_cli ${ARGN})
 endfunction()
 
 function(mlxf_test_settings)
   foreach(target IN LISTS ARGN)
     target_compile_definitions(${target} PRIVATE MLXF_SOURCE_DIR="${CMAKE_SOURCE_DIR}")
-    target_compile_options(${target} PRIVATE ${MLXF_COLD_OPTIONS})
-    if(MLXF_PRECOMPILED)
-      target_precompile_headers(${target} REUSE_FROM mlxf_precompiled_test)
-    endif()
   endforeach()
+  mlxf_cold_settings(mlxf_precompiled_test ${ARGN})
 endfunction()

@@ -129,9 +129,9 @@ class Ticket {
 struct SchedulerStatus {
   uint32_t running = 0;
   uint32_t waiting = 0;
-  memory::LedgerSnapshot kv;  // Of each sequence in full,
-  uint64_t kv_doubled_bytes =
-      0;  // and how much of that is charged more than once, for pages that are shared.
+  // Of each sequence in full, and how much of that is charged more than once, for pages that are shared.
+  memory::LedgerSnapshot kv;
+  uint64_t kv_doubled_bytes = 0;
   uint64_t prefix_entries = 0;
   std::string last_error;  // Of the last forward pass; empty when it succeeded.
   bool streams = false;

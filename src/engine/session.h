@@ -1,8 +1,8 @@
 // Session: one conversation with a model: the tokens its cache holds, and generation from prompts.
 //
 // Created from an Engine and destroyed before it; one thread, the engine's. A prompt that begins with what the cache
-// already holds costs only its new tokens, so a chat's next turn is cheap; layers that forget go
-// back to the last prompt, or are filled anew. The prompt is processed in chunks of Model::chunk_tokens().
+// already holds costs only its new tokens, so a chat's next turn is cheap; layers that forget go back to the
+// last prompt, or are filled anew. The prompt is processed in chunks of Model::chunk_tokens().
 // Every chunking gives the same bits (kernels/kernel_table.h), so none of this changes an answer.
 #pragma once
 
