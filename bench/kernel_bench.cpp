@@ -53,8 +53,10 @@ constexpr Format kFormats[] = {{"q4_0", WeightFormat::kQ4_0, 18, 32},
                                {"q2_k", WeightFormat::kQ2_K, 84, 256},
                                {"q3_k", WeightFormat::kQ3_K, 110, 256},
                                {"q4_k", WeightFormat::kQ4_K, 144, 256},
+                               {"q4_k-x16", WeightFormat::kQ4_Kx16, 144, 256},
                                {"q5_k", WeightFormat::kQ5_K, 176, 256},
                                {"q6_k", WeightFormat::kQ6_K, 210, 256},
+                               {"q6_k-x16", WeightFormat::kQ6_Kx16, 210, 256},
                                {"iq4_nl", WeightFormat::kIQ4_NL, 18, 32},
                                {"iq4_xs", WeightFormat::kIQ4_XS, 136, 256},
                                {"mxfp4", WeightFormat::kMXFP4, 17, 32},
@@ -138,7 +140,7 @@ MatrixView matrix_in(const uint8_t* data, uint64_t bytes, const Format& f, uint3
     w.scale_row_bytes = uint64_t{cols} / f.group * (affine ? 2 : f.format == WeightFormat::kI8Row ? 4 : 1);
   }
   const uint64_t row = w.row_bytes + 2 * w.scale_row_bytes;
-  w.rows = static_cast<uint32_t>(bytes / row);
+  w.rows = static_cast<uint32_t>(bytes / row / mlxf::kRowsSideBySide * mlxf::kRowsSideBySide);
   w.data = data;
   w.scales = data + w.rows * w.row_bytes;
   w.biases = w.scales + w.rows * w.scale_row_bytes;

@@ -368,5 +368,8 @@ void Cpu::decode_row(const MatrixView& w, uint32_t row, float* out) const {
 const kernels::KernelTable& Cpu::kernels() const { return state_->kernels; }
 ThreadPool& Cpu::pool() const { return state_->pool; }
 Arithmetic Cpu::arithmetic() const { return state_->arithmetic; }
+kernels::SideBySideFn Cpu::put_side_by_side() const {
+  return state_->arithmetic == Arithmetic::kInt8 ? state_->kernels.put_side_by_side : nullptr;
+}
 
 }  // namespace mlxf::compute

@@ -87,6 +87,8 @@ class Cpu {
   [[nodiscard]] const kernels::KernelTable& kernels() const;
   [[nodiscard]] ThreadPool& pool() const;
   [[nodiscard]] Arithmetic arithmetic() const;
+  // What puts the rows of weights side by side for these kernels and this arithmetic; null where they are not to.
+  [[nodiscard]] kernels::SideBySideFn put_side_by_side() const;
 
  private:
   struct State;

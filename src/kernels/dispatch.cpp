@@ -71,6 +71,7 @@ KernelTable complete(const KernelTable& table, const KernelTable& below) {
   const auto inherit = [](auto& entry, auto fallback) {
     if (entry == nullptr) entry = fallback;
   };
+  inherit(t.put_side_by_side, below.put_side_by_side);
   inherit(t.quantize, below.quantize);
   inherit(t.attention, below.attention);
   inherit(t.latent_attention, below.latent_attention);

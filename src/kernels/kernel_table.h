@@ -22,6 +22,7 @@
 #include <cstdint>
 
 #include "kernels/activations.h"
+#include "kernels/side_by_side.h"
 #include "tensor/matrix.h"
 
 namespace mlxf::kernels {
@@ -116,6 +117,8 @@ struct KernelTable {
   MatmulFn matmul_f32[kWeightFormatCount];  // Reads x.f32.
   MatmulFn matmul_i8[kWeightFormatCount];   // Reads x.codes; null for the 16- and 32-bit formats.
   DecodeFn decode[kWeightFormatCount];
+  // put_side_by_side of this instruction set; null: its products of rows side by side are slower than of the others.
+  SideBySideFn put_side_by_side;
   QuantizeFn quantize;
   AttentionFn attention;
   AttentionFn latent_attention;  // Over a latent cache.

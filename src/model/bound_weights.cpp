@@ -21,7 +21,7 @@ class Binder {
   [[nodiscard]] bool skips_layer() const { return skips_; }
   [[nodiscard]] bool skips_experts() const { return left_out_.experts; }
 
-  enum class Keep : uint8_t { kMayConvert, kAsStored };
+  enum class Keep : uint8_t { kMayConvert, kFloats, kAsStored };
 
   // Declares `source`; `view` receives its rows in finish().
   Status add(const MatrixSource& source, MatrixView& view, Keep keep = Keep::kMayConvert) {
@@ -30,6 +30,9 @@ class Binder {
                                             : keep == Keep::kAsStored || source.row_step != 1
                                                 ? weights_.add_matrix_as_stored(source.name)
                                                 : weights_.add_matrix(source.name));
+    if (source.by_row || source.row_begin % kRowsSideBySide != 0 || source.rows % kRowsSideBySide != 0)
+      weights_.keep_rows_apart(handle);
+    if (keep == Keep::kFloats) weights_.keep_floats(handle);
     pending_.push_back({handle, &source, &view});
     return {};
   }
@@ -199,11 +202,13 @@ Result<BoundWeights> bind_weights(const formats::ModelManifest& manifest, const 
   bound.resident = std::make_unique<weights::ResidentWeights>(manifest);
   bound.layers.resize(spec.layers.size());
   Binder binder(*bound.resident, left_out);
+  // A table that is the output matrix, too, is read by row once a token and multiplied whole.
+  const bool tied = spec.head.name == spec.embedding.name;
   if (!left_out.embedding)
-    RETURN_IF_ERROR(binder.add(spec.embedding, bound.embedding, Binder::Keep::kAsStored));
-  RETURN_IF_ERROR(binder.add(
-      spec.head, bound.head,
-      spec.head.name == spec.embedding.name ? Binder::Keep::kAsStored : Binder::Keep::kMayConvert));
+    RETURN_IF_ERROR(
+        binder.add(spec.embedding, bound.embedding, tied ? Binder::Keep::kFloats : Binder::Keep::kAsStored));
+  RETURN_IF_ERROR(
+      binder.add(spec.head, bound.head, tied ? Binder::Keep::kFloats : Binder::Keep::kMayConvert));
   RETURN_IF_ERROR(binder.add(spec.final_norm, bound.final_norm));
   if (spec.altup) RETURN_IF_ERROR(bind(binder, *spec.altup, bound.altup));
   if (spec.per_layer_inputs)

@@ -71,6 +71,7 @@ Result<std::unique_ptr<DryRun>> DryRun::make(const formats::ModelManifest& manif
   weights::ResidentWeights::Options blank;
   blank.blank_bytes = std::max<uint64_t>(1, options.arena_bytes);
   blank.int8_rows = options.int8_rows;
+  blank.put_side_by_side = cpu.put_side_by_side();
   blank.threads = cpu.pool().threads();
   LeftOut left_out;  // It may be larger than all that a run would hold.
   left_out.per_layer_table = true;

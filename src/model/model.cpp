@@ -111,6 +111,7 @@ Status Model::State::load_within(const formats::ModelManifest& manifest, compute
   const weights::Rows rows = options.int8_rows ? weights::Rows::kInt8 : weights::Rows::kAsStored;
   weights::ResidentWeights::Options load_options;
   load_options.int8_rows = options.int8_rows;
+  load_options.put_side_by_side = cpu.put_side_by_side();
   load_options.threads = cpu.pool().threads();
   load_options.progress = options.progress;
   LeftOut left_out;
@@ -141,6 +142,7 @@ Status Model::State::load_within(const formats::ModelManifest& manifest, compute
   stream_options.granule_bytes = memory.granule_bytes;
   stream_options.cache_bytes = layers_move ? kRingSlots * sizes.ring_slot : residency.cache_bytes;
   stream_options.rows = rows;
+  stream_options.put_side_by_side = load_options.put_side_by_side;
   stream_options.pool = &cpu.pool();
   if (residency.stream_experts && memory.budget_bytes != 0) {
     // All that is left now that the rest is there, which the plan could only estimate.

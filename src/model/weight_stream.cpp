@@ -8,6 +8,7 @@
 
 #include "base/check.h"
 #include "weights/matrix_copy.h"
+#include "weights/side_by_side.h"
 
 namespace mlxf::model {
 namespace {
@@ -33,6 +34,7 @@ Result<RecordSlice> slice_of(const ModelManifest& manifest, const MatrixSource& 
   slice.rows = source.rows;
   slice.row_step = source.row_step;
   slice.transposed = source.transposed;
+  slice.by_row = source.by_row;
   return slice;
 }
 
@@ -243,6 +245,7 @@ Result<std::unique_ptr<WeightStream>> WeightStream::make(const ModelManifest& ma
                                                          storage::Storage& storage, const Options& options) {
   std::unique_ptr<WeightStream> stream(new WeightStream());
   stream->look_ahead_ = options.look_ahead;
+  stream->put_side_by_side_ = options.put_side_by_side;
   stream->guess_ = options.look_ahead && options.guess;
   stream->first_expert_.assign(spec.layers.size(), kNone);
   stream->expert_count_.assign(spec.layers.size(), 0);
@@ -485,6 +488,8 @@ bool WeightStream::take(uint32_t layer) {
   if (!copy) return false;
   layer_memory_[layer] = std::move(copy->memory);
   taken_ = std::move(copy->matrices);
+  if (put_side_by_side_ != nullptr)
+    weights::put_side_by_side(put_side_by_side_, taken_, cache_->records()[layer].matrices, pool_);
   places_->took(layer);
   return true;
 }

@@ -22,6 +22,7 @@
 
 #include "base/result.h"
 #include "formats/manifest.h"
+#include "kernels/side_by_side.h"
 #include "model/guess_gate.h"
 #include "model/layer_places.h"
 #include "model/spec.h"
@@ -76,6 +77,8 @@ class WeightStream {
         weights::Rows::kAsStored;  // kInt8: 16- and 32-bit matrices become int8 in their slots,
     compute::ThreadPool* pool =
         nullptr;  // on this. The disk is kept busy between its chunks, see set_between().
+    // Not null: in layers that come to stay rows go side by side (weights/side_by_side.h).
+    kernels::SideBySideFn put_side_by_side = nullptr;
   };
   // `storage` and the pool outlive this.
   [[nodiscard]] static Result<std::unique_ptr<WeightStream>> make(const formats::ModelManifest& manifest,
@@ -192,6 +195,7 @@ class WeightStream {
   std::span<const MatrixView> acquired_;            // Of the layer that is computed.
   std::vector<MatrixView> taken_;                   // Of the one that came to stay last.
   bool look_ahead_ = true;
+  kernels::SideBySideFn put_side_by_side_ = nullptr;
   bool guess_ = false;
   GuessGate guess_gate_;
   std::vector<uint32_t> wanted_;

@@ -37,8 +37,16 @@ enum class WeightFormat : uint8_t {
   kMlxMxfp4,  // MLX's mxfp4: sequential nibbles in u32 words, one E8M0 scale byte per 32 elements, no bias.
   kI8Row,  // Ours: int8 codes and one f32 scale per group of 32, made at load by --activations int8 on 16-bit
            // files.
+  // Ours: Q4_K and Q6_K with sixteen rows side by side, made at load for instruction sets that multiply them so
+  // (kernels/side_by_side.h).
+  kQ4_Kx16,
+  kQ6_Kx16,
 };
-inline constexpr int kWeightFormatCount = static_cast<int>(WeightFormat::kI8Row) + 1;
+inline constexpr int kWeightFormatCount = static_cast<int>(WeightFormat::kQ6_Kx16) + 1;
+// Those before lie row by row; the rest are made of these.
+inline constexpr int kRowFormatCount = static_cast<int>(WeightFormat::kQ4_Kx16);
+// Rows that lie side by side.
+inline constexpr uint32_t kRowsSideBySide = 16;
 
 struct MatrixView {
   WeightFormat format = WeightFormat::kF32;
@@ -54,7 +62,7 @@ struct MatrixView {
   uint64_t scale_row_bytes = 0;
 
   // `count` rows of this matrix, every step-th from `begin` on. REQUIRES for kF8E4M3: begin a multiple of 128, step 1;
-  // for GGUF's block formats: step 1.
+  // for GGUF's block formats: step 1; for rows side by side also: begin and count multiples of kRowsSideBySide.
   [[nodiscard]] MatrixView row_slice(uint32_t begin, uint32_t count, uint32_t step = 1) const {
     MatrixView slice = *this;
     slice.rows = count;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "weights/side_by_side.h"
+
 namespace mlxf::weights {
 namespace {
 
@@ -49,6 +51,7 @@ RecordMatrix matrix_of(const RecordSlice& slice) {
   matrix.layout.rows = slice.rows;
   matrix.row_step = slice.row_step;
   matrix.transposed = slice.transposed;
+  matrix.by_row = slice.by_row;
   matrix.layout.row_bytes *= slice.row_step;
   if (slice.stored.layout.format != WeightFormat::kF8E4M3) matrix.layout.scale_row_bytes *= slice.row_step;
   return matrix;
@@ -64,6 +67,10 @@ void add_transpose(Record& record, const RecordSlice& slice, const RecordPart& s
 }
 
 }  // namespace
+
+bool RecordMatrix::goes_side_by_side() const {
+  return row_step == 1 && !transposed && !by_row && can_be_side_by_side(layout);
+}
 
 uint64_t Record::bytes() const {
   uint64_t total = 0;

@@ -31,9 +31,12 @@ struct RecordMatrix {
   RecordPart data, scales, biases;
   uint32_t row_step = 1;
   bool transposed = false;
+  bool by_row = false;  // Its rows are read or multiplied apart.
   // Whether it is converted in its slot where weights are loaded as int8 rows: one whose rows alternate with another's
   // or that was turned is left as stored, here as in ResidentWeights.
   [[nodiscard]] bool becomes_int8() const { return row_step == 1 && !transposed && can_be_int8(layout); }
+  // Whether its rows go side by side where it comes to stay.
+  [[nodiscard]] bool goes_side_by_side() const;
 };
 
 // A part of an extent that is stored [rows, cols] and used [cols, rows]: turned in place once it has been read.
@@ -63,6 +66,7 @@ struct RecordSlice {
   uint32_t rows = 0;
   uint32_t row_step = 1;
   bool transposed = false;
+  bool by_row = false;
 };
 [[nodiscard]] Record make_record(const std::vector<RecordSlice>& slices);
 

@@ -15,6 +15,7 @@
 #include "platform/huge_memory.h"
 #include "tensor/float16.h"
 #include "weights/int8_rows.h"
+#include "weights/side_by_side.h"
 #include "weights/transpose.h"
 
 namespace mlxf::weights {
@@ -25,6 +26,8 @@ using formats::TensorEntry;
 
 // Reads of this size reach the disk's and the page cache's full speed, and make progress visible.
 constexpr uint64_t kPieceBytes = uint64_t{8} << 20;
+// Of what is put side by side: what is read has to lie in a core's L2 still.
+constexpr uint64_t kSideBySidePieceBytes = uint64_t{512} << 10;
 constexpr uint64_t kAlign = 64;
 
 enum class Form : uint8_t { kStored, kStoredOnly, kTransposed };
@@ -32,6 +35,8 @@ enum class Form : uint8_t { kStored, kStoredOnly, kTransposed };
 struct Entry {
   StoredMatrix stored;
   Form form = Form::kStored;
+  bool rows_apart = false;
+  bool keeps_floats = false;
   uint32_t part = 0;
   MatrixView view;
 };
@@ -46,6 +51,8 @@ struct Piece {
   uint32_t row = 0;  // First row, for converted pieces.
 };
 
+bool is_side_by_side(const MatrixView& view) { return kernels::row_by_row(view.format) != view.format; }
+
 uint64_t aligned(uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
 }  // namespace
@@ -59,9 +66,9 @@ struct ResidentWeights::State {
 
   [[nodiscard]] uint32_t part() const { return static_cast<uint32_t>(arenas.size() - 1); }
   Result<uint32_t> add(const std::string& name, Form form);
-  uint64_t place(Entry& entry, bool int8_rows, uint8_t* memory, uint64_t offset) const;
+  uint64_t place(Entry& entry, const Options& options, uint8_t* memory, uint64_t offset) const;
   void plan_pieces(uint32_t index, std::vector<Piece>& pieces) const;
-  Status read_piece(const Piece& piece, const std::vector<platform::File>& files, bool drop_cached,
+  Status read_piece(const Piece& piece, const std::vector<platform::File>& files, const Options& options,
                     std::vector<uint8_t>& buffer) const;
   Status read_pieces(const std::vector<Piece>& pieces, const Options& options) const;
   Status make_blank(const Options& options);
@@ -86,15 +93,20 @@ Result<uint32_t> ResidentWeights::State::add(const std::string& name, Form form)
 
 // Gives the entry its addresses from memory + offset on and returns the offset after it; null memory: only
 // measures.
-uint64_t ResidentWeights::State::place(Entry& entry, bool int8_rows, uint8_t* memory, uint64_t offset) const {
+uint64_t ResidentWeights::State::place(Entry& entry, const Options& options, uint8_t* memory,
+                                       uint64_t offset) const {
   const auto take = [&](uint64_t bytes) -> const uint8_t* {
     const uint8_t* taken = memory == nullptr ? nullptr : memory + offset;
     offset += aligned(bytes);
     return taken;
   };
   MatrixView& view = entry.view;
-  if (int8_rows && entry.form == Form::kStored && can_be_int8(entry.stored.layout))
-    view = int8_layout(entry.stored.layout);
+  const MatrixView& stored = entry.stored.layout;
+  if (options.int8_rows && entry.form == Form::kStored && !entry.keeps_floats && can_be_int8(stored))
+    view = int8_layout(stored);
+  if (options.put_side_by_side != nullptr && entry.form == Form::kStored && !entry.rows_apart &&
+      can_be_side_by_side(stored))
+    view.format = kernels::side_by_side(stored.format);
   view.data = take(view.rows * view.row_bytes);
   if (view.scale_row_bytes == 0) return offset;
   const uint64_t scale_rows = view.format == WeightFormat::kF8E4M3 ? (view.rows + 127) / 128 : view.rows;
@@ -117,6 +129,10 @@ void ResidentWeights::State::plan_pieces(uint32_t index, std::vector<Piece>& pie
   if (entry.form == Form::kTransposed) {
     const uint64_t slice_bytes = entry.view.cols * stored.row_bytes;
     cut(entry.stored.data, entry.view.data, slice_bytes, 0);
+  } else if (is_side_by_side(entry.view)) {
+    const uint64_t group_bytes = kRowsSideBySide * stored.row_bytes;
+    cut(entry.stored.data, entry.view.data,
+        std::max<uint64_t>(1, kSideBySidePieceBytes / group_bytes) * group_bytes, stored.row_bytes);
   } else if (entry.view.format != stored.format) {
     cut(entry.stored.data, entry.view.data,
         std::max<uint64_t>(1, kPieceBytes / stored.row_bytes) * stored.row_bytes, stored.row_bytes);
@@ -128,7 +144,7 @@ void ResidentWeights::State::plan_pieces(uint32_t index, std::vector<Piece>& pie
 }
 
 Status ResidentWeights::State::read_piece(const Piece& piece, const std::vector<platform::File>& files,
-                                          bool drop_cached, std::vector<uint8_t>& buffer) const {
+                                          const Options& options, std::vector<uint8_t>& buffer) const {
   const Entry& entry = entries[piece.entry];
   const MatrixView& stored = entry.stored.layout;
   const bool converted = entry.form == Form::kTransposed || entry.view.format != stored.format;
@@ -142,14 +158,18 @@ Status ResidentWeights::State::read_piece(const Piece& piece, const std::vector<
   const auto status = file.read_exact(offset, {target, piece.bytes});
   if (!status)
     return tl::unexpected<Error>(status.error().within("while reading tensor " + piece.tensor->name));
-  if (drop_cached) platform::drop_cached(file.descriptor(), offset, piece.bytes);
+  if (options.drop_cached) platform::drop_cached(file.descriptor(), offset, piece.bytes);
   if (entry.form == Form::kTransposed) {
     transpose(buffer.data(), entry.view.cols, stored.cols, stored.row_bytes / stored.cols, piece.target);
   } else if (converted) {
     MatrixView rows = stored;
     rows.data = buffer.data();
     rows.rows = static_cast<uint32_t>(piece.bytes / stored.row_bytes);
-    convert_rows(rows, entry.view, piece.row);
+    if (is_side_by_side(entry.view)) {
+      options.put_side_by_side(rows, piece.target);
+    } else {
+      convert_rows(rows, entry.view, piece.row);
+    }
   }
   return {};
 }
@@ -170,7 +190,7 @@ Status ResidentWeights::State::read_pieces(const std::vector<Piece>& pieces, con
   const auto work = [&](bool reports) {
     std::vector<uint8_t> buffer;
     for (size_t i; !failed.load(std::memory_order_relaxed) && (i = next.fetch_add(1)) < pieces.size();) {
-      const Status status = read_piece(pieces[i], files, options.drop_cached, buffer);
+      const Status status = read_piece(pieces[i], files, options, buffer);
       if (!status) {
         MutexLock lock(mutex);
         if (!failed.exchange(true)) first_error = status.error();
@@ -215,6 +235,16 @@ Result<uint32_t> ResidentWeights::add_transposed(const std::string& name) {
   return state_->add(name, Form::kTransposed);
 }
 
+void ResidentWeights::keep_rows_apart(uint32_t handle) {
+  CHECK(!state_->loaded && handle < state_->entries.size());
+  state_->entries[handle].rows_apart = true;
+}
+
+void ResidentWeights::keep_floats(uint32_t handle) {
+  CHECK(!state_->loaded && handle < state_->entries.size());
+  state_->entries[handle].keeps_floats = true;
+}
+
 bool ResidentWeights::has(const std::string& name) const {
   return state_->manifest.find(name) != nullptr || state_->manifest.find(name + ".weight") != nullptr;
 }
@@ -243,7 +273,7 @@ Result<std::vector<float>> ResidentWeights::read_f32(const std::string& name) co
 Status ResidentWeights::State::make_blank(const Options& options) {
   uint64_t total = 0, largest = 0;
   for (Entry entry : entries) {
-    const uint64_t bytes = place(entry, options.int8_rows, nullptr, 0);
+    const uint64_t bytes = place(entry, options, nullptr, 0);
     largest = std::max(largest, bytes);
     total += bytes;
   }
@@ -253,8 +283,8 @@ Status ResidentWeights::State::make_blank(const Options& options) {
   uint64_t offset = 0;
   for (Entry& entry : entries) {
     Entry measured = entry;
-    if (offset + place(measured, options.int8_rows, nullptr, 0) > arena.bytes()) offset = 0;
-    offset = place(entry, options.int8_rows, arena.data(), offset);
+    if (offset + place(measured, options, nullptr, 0) > arena.bytes()) offset = 0;
+    offset = place(entry, options, arena.data(), offset);
   }
   const uint64_t part = arena.bytes() / std::max(1u, options.threads) + 1;
   std::vector<std::thread> threads;
@@ -274,8 +304,7 @@ Status ResidentWeights::load(const Options& options) {
     return {};
   }
   std::vector<uint64_t> offsets(s.arenas.size(), 0);
-  for (Entry entry : s.entries)
-    offsets[entry.part] = s.place(entry, options.int8_rows, nullptr, offsets[entry.part]);
+  for (Entry entry : s.entries) offsets[entry.part] = s.place(entry, options, nullptr, offsets[entry.part]);
   for (size_t part = 0; part < s.arenas.size(); ++part) {
     auto memory = part == 0 ? platform::HugeMemory::allocate(offsets[part])
                             : platform::HugeMemory::allocate_tight(offsets[part]);
@@ -286,7 +315,7 @@ Status ResidentWeights::load(const Options& options) {
   std::vector<Piece> pieces;
   for (uint32_t i = 0; i < s.entries.size(); ++i) {
     Entry& entry = s.entries[i];
-    offsets[entry.part] = s.place(entry, options.int8_rows, s.arenas[entry.part].data(), offsets[entry.part]);
+    offsets[entry.part] = s.place(entry, options, s.arenas[entry.part].data(), offsets[entry.part]);
     s.plan_pieces(i, pieces);
   }
   RETURN_IF_ERROR(s.read_pieces(pieces, options));

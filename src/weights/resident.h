@@ -13,6 +13,7 @@
 
 #include "base/result.h"
 #include "formats/manifest.h"
+#include "kernels/side_by_side.h"
 #include "platform/huge_memory.h"
 #include "tensor/matrix.h"
 #include "weights/stored_matrix.h"
@@ -23,6 +24,8 @@ class ResidentWeights {
  public:
   struct Options {
     bool int8_rows = false;  // Quantise 16- and 32-bit matrices to kI8Row while loading (--activations int8).
+    // Not null: rows go side by side, put so by this (weights/side_by_side.h).
+    kernels::SideBySideFn put_side_by_side = nullptr;
     // Not 0: nothing is read. The matrices are zeros in an arena of so many bytes, around and around, or of the largest
     // matrix: for measuring how fast a model computes.
     uint64_t blank_bytes = 0;
@@ -42,7 +45,12 @@ class ResidentWeights {
   // Declares a matrix to be loaded; the handle gives its view once load() has returned. The same name twice
   // gives the same handle (tied embeddings), within a part.
   [[nodiscard]] Result<uint32_t> add_matrix(const std::string& name);
-  // Keeps the matrix in its stored form whatever `int8_rows` says (embedding tables read by row, routers).
+  // Rows of that matrix are read or multiplied apart, or in ranges that are not whole groups of kRowsSideBySide: they
+  // are not put side by side.
+  void keep_rows_apart(uint32_t handle);
+  // That matrix is not quantised, whatever `int8_rows` says: an embedding table that is the output matrix, too.
+  void keep_floats(uint32_t handle);
+  // Keeps the matrix in its stored form whatever the options say (embedding tables read by row, routers).
   [[nodiscard]] Result<uint32_t> add_matrix_as_stored(const std::string& name);
   // [rows, cols] of a tensor stored as [cols, rows], for each of `slices` leading slices (experts stored [in,
   // out]).

@@ -11,8 +11,10 @@
 #include <filesystem>
 #include <fstream>
 
+#include "formats/gguf_writer.h"
 #include "formats/safetensors_reader.h"
 #include "kernels/kernel_table.h"
+#include "kernels/side_by_side.h"
 #include "platform/file.h"
 
 namespace mlxf::weights {
@@ -123,6 +125,80 @@ TEST(ResidentWeights, Int8RowsAreWithinHalfAStep) {
     for (size_t i = group; i < group + 32; ++i)
       EXPECT_LE(std::fabs(got[i] - expected->values[i]), largest / 254 * 1.001f);
   }
+}
+
+// A GGUF of matrices whose rows can lie side by side, and of one that has 40 of them.
+formats::ModelManifest matrices_in_k_formats(const std::string& folder) {
+  std::filesystem::create_directories(folder);
+  const std::string path = folder + "/model.gguf";
+  const std::vector<formats::TensorSpec> tensors = {{"a.weight", DType::kQ4_K, {4096, 512}},
+                                                    {"b.weight", DType::kQ6_K, {64, 768}},
+                                                    {"forty.weight", DType::kQ4_K, {40, 256}},
+                                                    {"c.weight", DType::kQ5_K, {32, 256}},
+                                                    {"d.weight", DType::kF16, {32, 256}}};
+  auto writer = formats::GgufWriter::create(path, {{"general.architecture", std::string("llama")}}, tensors,
+                                            formats::Overwrite::kReplace);
+  EXPECT_TRUE(writer);
+  uint32_t random = 1;
+  for (const formats::TensorSpec& tensor : tensors) {
+    std::vector<uint8_t> bytes(tensor.shape[0] * *row_bytes(tensor.dtype, tensor.shape[1]));
+    for (uint8_t& byte : bytes) byte = static_cast<uint8_t>((random = random * 1664525 + 1013904223) >> 26);
+    EXPECT_TRUE(writer->append(tensor.name, bytes));
+  }
+  EXPECT_TRUE(writer->finish());
+  auto manifest = formats::open_model(path);
+  EXPECT_TRUE(manifest);
+  return std::move(*manifest);
+}
+
+TEST(ResidentWeights, RowsGoSideBySideAsTheyAreRead) {
+  const std::string folder = testing::TempDir() + "side-" + std::to_string(getpid());
+  const formats::ModelManifest manifest = matrices_in_k_formats(folder);
+  for (const uint32_t threads : {1u, 3u}) {
+    ResidentWeights weights(manifest), stored(manifest);
+    ResidentWeights::Options options;
+    options.threads = threads;
+    ASSERT_TRUE(stored.add_matrix("a") && stored.add_matrix("b") && stored.load(options));
+    const auto a = weights.add_matrix("a"), b = weights.add_matrix("b"), forty = weights.add_matrix("forty"),
+               c = weights.add_matrix("c"), kept = weights.add_matrix_as_stored("a");
+    weights.begin_part();
+    const auto apart = weights.add_matrix("a");
+    ASSERT_TRUE(a && b && forty && c && kept && apart);
+    weights.keep_rows_apart(*apart);
+    options.put_side_by_side = kernels::put_side_by_side;
+    uint64_t last = 0;
+    options.progress = [&last](uint64_t done, uint64_t) { last = done; };
+    const auto status = weights.load(options);
+    ASSERT_TRUE(status) << status.error().message;
+    EXPECT_EQ(last, 3 * 4096u * 288 + 64u * 630 + 40u * 144 + 32u * 176);
+    EXPECT_EQ(weights.matrix(*a).format, WeightFormat::kQ4_Kx16);
+    EXPECT_EQ(weights.matrix(*b).format, WeightFormat::kQ6_Kx16);
+    EXPECT_EQ(weights.matrix(*forty).format, WeightFormat::kQ4_K) << "no whole groups";
+    EXPECT_EQ(weights.matrix(*c).format, WeightFormat::kQ5_K);
+    EXPECT_EQ(weights.matrix(*kept).format, WeightFormat::kQ4_K);
+    EXPECT_EQ(weights.matrix(*apart).format, WeightFormat::kQ4_K);
+    EXPECT_EQ(decode(weights.matrix(*a)), decode(stored.matrix(0)));
+    EXPECT_EQ(decode(weights.matrix(*a)), decode(weights.matrix(*kept)));
+    EXPECT_EQ(decode(weights.matrix(*b)), decode(stored.matrix(1)));
+  }
+  std::filesystem::remove_all(folder);
+}
+
+TEST(ResidentWeights, FloatsThatAreToStayAreNotQuantised) {
+  const std::string folder = testing::TempDir() + "floats-" + std::to_string(getpid());
+  const formats::ModelManifest manifest = matrices_in_k_formats(folder);
+  ResidentWeights weights(manifest);
+  const auto a = weights.add_matrix("a"), d = weights.add_matrix("d");
+  ASSERT_TRUE(a && d);
+  weights.keep_floats(*d);
+  weights.keep_floats(*a);
+  ResidentWeights::Options options;
+  options.int8_rows = true;
+  options.put_side_by_side = kernels::put_side_by_side;
+  ASSERT_TRUE(weights.load(options));
+  EXPECT_EQ(weights.matrix(*d).format, WeightFormat::kF16);
+  EXPECT_EQ(weights.matrix(*a).format, WeightFormat::kQ4_Kx16) << "which changes no value";
+  std::filesystem::remove_all(folder);
 }
 
 // A part is freed whole, whatever the others hold; the same name in two parts is loaded twice.

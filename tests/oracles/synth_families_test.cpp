@@ -209,6 +209,46 @@ TEST_P(SynthFamilyTest, ComputesTheSameBitsResidentAndStreamed) {
   EXPECT_GT(choices.size(), ids.size() * 3 / 4);
 }
 
+// A dense model's layers lie side by side while they are resident, as stored while they are streamed, and side by side
+// again once they have come to stay.
+TEST(SynthDense, GivesTheSameBitsWhileLayersComeAndGo) {
+  const TempFolder folder;
+  convert::SynthOptions options;
+  options.shape = shrunk("qwen3-0.6b");
+  options.out = folder / "model.gguf";
+  const Status written = convert::synthesise(options, {});
+  ASSERT_TRUE(written) << written.error().message;
+  std::vector<TokenId> ids(40);
+  for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<TokenId>(i * 397 % 31000);
+  const Loaded whole(options.out);
+  ASSERT_NE(whole.model, nullptr);
+  const std::vector<float> logits = testing_model::logits_of(*whole.model, ids, {32, 1});
+  // Another order of additions in the norms and in attention: not the same bits, but the same model.
+  compute::ThreadPool pool(1);
+  compute::Cpu scalar(kernels::reference_kernels(), pool, {.arithmetic = compute::Arithmetic::kInt8});
+  auto by_row = model::Model::load(whole.manifest, scalar, {});
+  ASSERT_TRUE(by_row) << by_row.error().message;
+  EXPECT_LT(testing_model::relative_error(testing_model::logits_of(**by_row, ids, {32, 1}), logits), 0.02);
+
+  const auto spec = model::make_spec(whole.manifest);
+  ASSERT_TRUE(spec) << spec.error().message;
+  const auto sizes = model::measure_weights(whole.manifest, *spec, storage::Storage::kAlign);
+  ASSERT_TRUE(sizes) << sizes.error().message;
+  const Loaded moving(options.out, sizes->total());
+  ASSERT_NE(moving.model, nullptr);
+  EXPECT_FALSE(moving.model->streams());
+  EXPECT_EQ(testing_model::logits_of(*moving.model, ids, {32, 1}), logits);
+  model::WeightStream* weights = moving.model->resizable();
+  ASSERT_NE(weights, nullptr);
+  weights->set_bytes(0);
+  EXPECT_TRUE(moving.model->streams());
+  EXPECT_EQ(testing_model::logits_of(*moving.model, ids, {32, 1}), logits);
+  weights->set_bytes(weights->room().most_bytes);
+  for (int round = 0; round < 3; ++round)
+    EXPECT_EQ(testing_model::logits_of(*moving.model, ids, {32, 1}), logits);
+  EXPECT_EQ(moving.model->streamed_layer_bytes(), 0u) << "all is in memory again";
+}
+
 INSTANTIATE_TEST_SUITE_P(Shapes, SynthFamilyTest, testing::ValuesIn(kCases), [](const auto& parameter) {
   return testing_model::test_name(parameter.param.shape);
 });

@@ -14,8 +14,10 @@ constexpr uint32_t tokens_min(uint32_t format) {
   switch (static_cast<WeightFormat>(format)) {
     case WeightFormat::kQ3_K:
     case WeightFormat::kQ4_K:
+    case WeightFormat::kQ4_Kx16:
     case WeightFormat::kQ5_K:
     case WeightFormat::kQ6_K:
+    case WeightFormat::kQ6_Kx16:
     case WeightFormat::kIQ4_XS:
       return 32;
     default:
@@ -34,6 +36,15 @@ void matmul_i8(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const 
   kernel(w, row_begin, row_end, x, y, y_stride, scratch);
 }
 
+// Rows side by side need no shuffles.
+template <uint32_t FORMAT>
+void matmul_i8_x16(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                   float* y, uint64_t y_stride, void* scratch) {
+  const bool tiles = x.tokens >= tokens_min(FORMAT) && row_begin % kRowsSideBySide == 0;
+  const auto kernel = tiles ? matmul_panels : avx512_table()->matmul_i8[FORMAT];
+  kernel(w, row_begin, row_end, x, y, y_stride, scratch);
+}
+
 constexpr uint32_t at(WeightFormat format) { return static_cast<uint32_t>(format); }
 
 template <WeightFormat... FORMATS>
@@ -41,6 +52,8 @@ constexpr KernelTable make_table() {
   KernelTable t{};
   t.isa = "amx";
   ((t.matmul_i8[at(FORMATS)] = matmul_i8<at(FORMATS)>), ...);
+  t.matmul_i8[at(WeightFormat::kQ4_Kx16)] = matmul_i8_x16<at(WeightFormat::kQ4_Kx16)>;
+  t.matmul_i8[at(WeightFormat::kQ6_Kx16)] = matmul_i8_x16<at(WeightFormat::kQ6_Kx16)>;
   return t;
 }
 

@@ -47,6 +47,14 @@ void multiply_few_q5_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end
 void multiply_few_q6_k(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                        float* y, uint64_t y_stride, void* scratch);
 
+// y = W x of rows side by side, for few tokens: sixteen at a time.
+void multiply_q4_k_x16(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride, void* scratch);
+void multiply_q6_k_x16(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                       float* y, uint64_t y_stride, void* scratch);
+// See kernels/side_by_side.h.
+void put_side_by_side(const MatrixView& rows, uint8_t* target);
+
 // y = W x for one token, on the stored layout.
 void gemv_mlx_packed(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
                      float* y, void* scratch);

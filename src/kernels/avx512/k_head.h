@@ -20,9 +20,8 @@ struct KHead {
   __m512i minima[2];
 };
 
-[[maybe_unused]] inline KHead load_k_head(const Rows& rows, uint64_t offset) {
-  __m512i head[4];  // d and dmin, low scales, low minima, low nibbles of the high ones
-  load_columns4(rows, offset, head);
+// Of the four dwords of each row: d and dmin, low scales, low minima, low nibbles of the high ones.
+[[maybe_unused]] inline KHead k_head_of(const __m512i head[4]) {
   const __m512i six = bytes(0x3f), top = bytes(0x30);
   const auto high = [top](__m512i nibble, __m512i above) {
     return _mm512_or_si512(nibble, _mm512_and_si512(_mm512_srli_epi16(above, 2), top));
@@ -31,6 +30,11 @@ struct KHead {
           negate(widen_f16(_mm512_srli_epi32(head[0], 16))),
           {_mm512_and_si512(head[1], six), high(nibbles_low(head[3]), head[1])},
           {_mm512_and_si512(head[2], six), high(nibbles_high(head[3]), head[2])}};
+}
+[[maybe_unused]] inline KHead load_k_head(const Rows& rows, uint64_t offset) {
+  __m512i head[4];
+  load_columns4(rows, offset, head);
+  return k_head_of(head);
 }
 
 // Four bytes of each lane as two pairs of words.

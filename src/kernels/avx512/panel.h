@@ -44,6 +44,7 @@ namespace {
     case WeightFormat::kQ3_K:
       return 4;
     case WeightFormat::kQ6_K:
+    case WeightFormat::kQ6_Kx16:
       return 32;
     case WeightFormat::kMXFP4:
     case WeightFormat::kMlxMxfp4:

@@ -62,10 +62,18 @@ void matmul_i8_several(const MatrixView& w, uint32_t row_begin, uint32_t row_end
   kernel(w, row_begin, row_end, x, y, y_stride, scratch);
 }
 
+// Rows side by side: few tokens as they lie, many on panels, which begin at a multiple of sixteen rows.
+template <Few FEW, uint32_t TOKENS>
+void matmul_i8_x16(const MatrixView& w, uint32_t row_begin, uint32_t row_end, const ActivationView& x,
+                   float* y, uint64_t y_stride, void* scratch) {
+  const bool few = x.tokens <= TOKENS || row_begin % kRowsSideBySide != 0;
+  (few ? FEW : matmul_panels)(w, row_begin, row_end, x, y, y_stride, scratch);
+}
+
 constexpr KernelTable make_table() {
   KernelTable t{};
   t.isa = "avx512";
-  for (uint32_t format = 0; format < kWeightFormatCount; ++format) t.matmul_f32[format] = matmul_f32_decoded;
+  for (uint32_t format = 0; format < kRowFormatCount; ++format) t.matmul_f32[format] = matmul_f32_decoded;
   t.matmul_f32[at(WeightFormat::kF32)] = matmul_f32_f32;
   t.matmul_f32[at(WeightFormat::kF16)] = matmul_f32_f16;
   t.matmul_f32[at(WeightFormat::kBF16)] = matmul_f32_bf16;
@@ -86,6 +94,10 @@ constexpr KernelTable make_table() {
   t.matmul_i8[at(WeightFormat::kMlxAffine)] = matmul_i8_packed;
   t.matmul_i8[at(WeightFormat::kMlxMxfp4)] = matmul_i8_few<multiply_few_mlx_mxfp4, 5>;
   t.matmul_i8[at(WeightFormat::kI8Row)] = matmul_i8_several<WeightFormat::kI8Row, multiply_few_i8_row, 3>;
+
+  t.matmul_i8[at(WeightFormat::kQ4_Kx16)] = matmul_i8_x16<multiply_q4_k_x16, 64>;
+  t.matmul_i8[at(WeightFormat::kQ6_Kx16)] = matmul_i8_x16<multiply_q6_k_x16, 32>;
+  t.put_side_by_side = put_side_by_side;
 
   t.attention = attention;
   t.latent_attention = latent_attention;

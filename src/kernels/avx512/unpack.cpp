@@ -13,6 +13,7 @@
 #include "kernels/avx512/columns.h"
 #include "kernels/avx512/k_head.h"
 #include "kernels/avx512/panel.h"
+#include "kernels/side_by_side.h"
 
 namespace mlxf::kernels::avx512 {
 namespace {
@@ -50,8 +51,7 @@ void store_minima(const Panel& panel, uint32_t j, __m512i four) {
 }
 
 // d, dmin and the 6-bit scales and minima that open the blocks of Q4_K and Q5_K.
-void unpack_k_head(const Rows& rows, uint64_t offset, uint32_t b, const Panel& panel) {
-  const KHead head = load_k_head(rows, offset);
+void store_k_head(const KHead& head, uint32_t b, const Panel& panel) {
   store_row(panel.d, b, head.d);
   store_row(panel.e, b, head.e);
   for (uint32_t h = 0; h < 2; ++h) {
@@ -66,7 +66,7 @@ void unpack_q4_k(const MatrixView& w, uint32_t row, uint32_t count, uint32_t col
   for (uint32_t b = 0; b < cols / 256; ++b) {
     const uint64_t block = uint64_t{b} * 144;
     prefetch_next(rows, block, 144);
-    unpack_k_head(rows, block, b, panel);
+    store_k_head(load_k_head(rows, block), b, panel);
     for (uint32_t half = 0; half < 2; ++half) {
       __m512i v[16];
       load_columns16(rows, block + 16 + half * 64, v);
@@ -79,6 +79,28 @@ void unpack_q4_k(const MatrixView& w, uint32_t row, uint32_t count, uint32_t col
   }
 }
 
+// Dword `index` of a block of sixteen rows side by side.
+__m512i load_dwords(const uint8_t* block, uint32_t index) {
+  return _mm512_loadu_si512(block + uint64_t{index} * 64);
+}
+
+void unpack_q4_k_x16(const MatrixView& w, uint32_t row, uint32_t, uint32_t col, uint32_t cols,
+                     const Panel& panel) {
+  const uint8_t* group = w.data + row * w.row_bytes + uint64_t{col} / 256 * 144 * kPanelRows;
+  for (uint32_t b = 0; b < cols / 256; ++b) {
+    const uint8_t* block = group + uint64_t{b} * 144 * kPanelRows;
+    const __m512i head[4] = {load_dwords(block, 0), load_dwords(block, 1), load_dwords(block, 2),
+                             load_dwords(block, 3)};
+    store_k_head(k_head_of(head), b, panel);
+    for (uint32_t i = 0; i < 32; ++i) {
+      const __m512i v = load_dwords(block, 4 + i);
+      const uint32_t k = b * 256 + i / 8 * 64 + i % 8 * 4;
+      store_codes(panel, k, nibbles_low(v));
+      store_codes(panel, k + 32, nibbles_high(v));
+    }
+  }
+}
+
 void unpack_q5_k(const MatrixView& w, uint32_t row, uint32_t count, uint32_t col, uint32_t cols,
                  const Panel& panel) {
   const Rows rows = rows_of(w.data + uint64_t{col} / 256 * 176, w.row_bytes, row, count);
@@ -86,7 +108,7 @@ void unpack_q5_k(const MatrixView& w, uint32_t row, uint32_t count, uint32_t col
   for (uint32_t b = 0; b < cols / 256; ++b) {
     const uint64_t block = uint64_t{b} * 176;
     prefetch_next(rows, block, 176);
-    unpack_k_head(rows, block, b, panel);
+    store_k_head(load_k_head(rows, block), b, panel);
     __m512i high[8];  // Bit c of element i's byte belongs to element 32 c + i.
     load_columns4(rows, block + 16, high);
     load_columns4(rows, block + 32, high + 4);
@@ -107,10 +129,26 @@ void unpack_q5_k(const MatrixView& w, uint32_t row, uint32_t count, uint32_t col
   }
 }
 
+// The codes of Q6_K: four low bits of each in `low`, two high ones in `high`.
+void store_q6_codes(const __m512i low[32], const __m512i high[16], uint32_t b, const Panel& panel) {
+  const __m512i pair = bytes(0x30);
+  const auto join = [pair](__m512i nibble, __m512i pairs) {
+    return _mm512_or_si512(nibble, _mm512_and_si512(pairs, pair));
+  };
+  for (uint32_t half = 0; half < 2; ++half)
+    for (uint32_t i = 0; i < 8; ++i) {
+      const uint32_t k = b * 256 + half * 128 + i * 4;
+      const __m512i h = high[half * 8 + i], first = low[half * 16 + i], second = low[half * 16 + 8 + i];
+      store_codes(panel, k, join(nibbles_low(first), _mm512_slli_epi16(h, 4)));
+      store_codes(panel, k + 32, join(nibbles_low(second), _mm512_slli_epi16(h, 2)));
+      store_codes(panel, k + 64, join(nibbles_high(first), h));
+      store_codes(panel, k + 96, join(nibbles_high(second), _mm512_srli_epi16(h, 2)));
+    }
+}
+
 void unpack_q6_k(const MatrixView& w, uint32_t row, uint32_t count, uint32_t col, uint32_t cols,
                  const Panel& panel) {
   const Rows rows = rows_of(w.data + uint64_t{col} / 256 * 210, w.row_bytes, row, count);
-  const __m512i pair = bytes(0x30);
   for (uint32_t b = 0; b < cols / 256; ++b) {
     const uint64_t block = uint64_t{b} * 210;
     prefetch_next(rows, block, 210);
@@ -118,23 +156,30 @@ void unpack_q6_k(const MatrixView& w, uint32_t row, uint32_t count, uint32_t col
     __m512i scales[4];
     load_columns4(rows, block + 192, scales);
     for (uint32_t i = 0; i < 4; ++i) store_signed_scales(panel, b * 16 + i * 4, scales[i]);
-    __m512i high[16];
+    __m512i low[32], high[16];
     load_columns16(rows, block + 128, high);
-    for (uint32_t half = 0; half < 2; ++half) {
-      __m512i low[16];
-      load_columns16(rows, block + half * 64, low);
-      for (uint32_t i = 0; i < 8; ++i) {
-        const uint32_t k = b * 256 + half * 128 + i * 4;
-        const __m512i h = high[half * 8 + i];
-        const auto join = [pair](__m512i nibble, __m512i pairs) {
-          return _mm512_or_si512(nibble, _mm512_and_si512(pairs, pair));
-        };
-        store_codes(panel, k, join(nibbles_low(low[i]), _mm512_slli_epi16(h, 4)));
-        store_codes(panel, k + 32, join(nibbles_low(low[8 + i]), _mm512_slli_epi16(h, 2)));
-        store_codes(panel, k + 64, join(nibbles_high(low[i]), h));
-        store_codes(panel, k + 96, join(nibbles_high(low[8 + i]), _mm512_srli_epi16(h, 2)));
-      }
-    }
+    load_columns16(rows, block, low);
+    load_columns16(rows, block + 64, low + 16);
+    store_q6_codes(low, high, b, panel);
+  }
+}
+
+void unpack_q6_k_x16(const MatrixView& w, uint32_t row, uint32_t, uint32_t col, uint32_t cols,
+                     const Panel& panel) {
+  const uint8_t* group = w.data + row * w.row_bytes;
+  const uint8_t* d = group + uint64_t{w.cols} / 256 * 208 * kPanelRows + uint64_t{col} / 256 * 2 * kPanelRows;
+  const auto at = [](const uint8_t* block, uint32_t dword) {
+    return load_dwords(block, dword_place(WeightFormat::kQ6_K, dword));
+  };
+  for (uint32_t b = 0; b < cols / 256; ++b) {
+    const uint8_t* block = group + (uint64_t{col} / 256 + b) * 208 * kPanelRows;
+    store_row(panel.d, b,
+              _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(d + uint64_t{b} * 32))));
+    for (uint32_t i = 0; i < 4; ++i) store_signed_scales(panel, b * 16 + i * 4, at(block, 48 + i));
+    __m512i low[32], high[16];
+    for (uint32_t i = 0; i < 32; ++i) low[i] = at(block, i);
+    for (uint32_t i = 0; i < 16; ++i) high[i] = at(block, 32 + i);
+    store_q6_codes(low, high, b, panel);
   }
 }
 
@@ -416,10 +461,14 @@ UnpackFn panel_unpacker(WeightFormat format) {
       return unpack_q3_k;
     case WeightFormat::kQ4_K:
       return unpack_q4_k;
+    case WeightFormat::kQ4_Kx16:
+      return unpack_q4_k_x16;
     case WeightFormat::kQ5_K:
       return unpack_q5_k;
     case WeightFormat::kQ6_K:
       return unpack_q6_k;
+    case WeightFormat::kQ6_Kx16:
+      return unpack_q6_k_x16;
     case WeightFormat::kIQ4_NL:
       return unpack_iq4_nl;
     case WeightFormat::kIQ4_XS:

@@ -24,11 +24,11 @@ constexpr uint32_t at(WeightFormat format) { return static_cast<uint32_t>(format
 constexpr KernelTable make_table() {
   KernelTable t{};
   t.isa = "neon";
-  for (uint32_t format = 0; format < kWeightFormatCount; ++format) t.matmul_f32[format] = matmul_f32_decoded;
+  for (uint32_t format = 0; format < kRowFormatCount; ++format) t.matmul_f32[format] = matmul_f32_decoded;
   t.matmul_f32[at(WeightFormat::kF32)] = matmul_f32_f32;
   t.matmul_f32[at(WeightFormat::kF16)] = matmul_f32_f16;
   t.matmul_f32[at(WeightFormat::kBF16)] = matmul_f32_bf16;
-  for (uint32_t format = at(WeightFormat::kQ4_0); format < kWeightFormatCount; ++format) {
+  for (uint32_t format = at(WeightFormat::kQ4_0); format < kRowFormatCount; ++format) {
     t.matmul_i8[format] = matmul_i8;
     t.decode[format] = decode_blocks;
   }

@@ -2,6 +2,7 @@
 
 #include "base/check.h"
 #include "kernels/code_row.h"
+#include "kernels/side_by_side.h"
 
 namespace mlxf::kernels::reference {
 namespace {
@@ -232,6 +233,11 @@ void read_block(const MatrixView& w, uint32_t row, uint32_t index, Block& block)
   set_all(block.scales, t.block / t.sub, 1);
   if (w.format == WeightFormat::kMlxAffine) return read_mlx_affine(w, row, index, block);
   if (w.format == WeightFormat::kI8Row) return read_i8_row(w, row, index, block);
+  if (const WeightFormat format = row_by_row(w.format); format != w.format) {
+    uint8_t gathered[kGatheredBytesMax];
+    gather_block(w, row, index, gathered);
+    return gguf_reader(format)(gathered, block);
+  }
   const uint8_t* data = w.data + row * w.row_bytes;
   if (w.format == WeightFormat::kMlxMxfp4)
     return read_mxfp4(w.scales[row * w.scale_row_bytes + index], data + uint64_t{index} * 16, true, block);

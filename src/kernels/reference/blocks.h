@@ -32,6 +32,10 @@ inline constexpr int8_t kE2m1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, 
 inline constexpr int8_t kIq4Codebook[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                             1,    13,   25,  38,  53,  69,  89,  113};
 
+// Block `index` of a row whose rows lie side by side (kernels/side_by_side.h), as it was row by row.
+inline constexpr uint32_t kGatheredBytesMax = 210;
+void gather_block(const MatrixView& w, uint32_t row, uint32_t index, uint8_t* block);
+
 // Reads block `index` of a row.
 void read_block(const MatrixView& w, uint32_t row, uint32_t index, Block& block);
 

@@ -24,10 +24,12 @@ CodeTraits code_traits(const MatrixView& w) {
     case WeightFormat::kQ3_K:
       return {256, 16, 7, false, MinimumKind::kSymmetric};
     case WeightFormat::kQ4_K:
+    case WeightFormat::kQ4_Kx16:
       return {256, 32, 15, false, MinimumKind::kAffine};
     case WeightFormat::kQ5_K:
       return {256, 32, 31, false, MinimumKind::kAffine};
     case WeightFormat::kQ6_K:
+    case WeightFormat::kQ6_Kx16:
       return {256, 16, 63, false, MinimumKind::kSymmetric};
     case WeightFormat::kIQ4_XS:
       return {256, 32, 0, true, MinimumKind::kNone};

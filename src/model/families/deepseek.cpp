@@ -103,10 +103,12 @@ Status latent_products(const Source& source, uint32_t index, LatentAttentionSpec
     const std::string values = source.layer(index, "self_attn.unembed_out", "attn_v_b");
     a.k_b = {keys, a.heads * a.rank, a.nope_dim, 0, a.heads * a.rank};
     a.v_b = {values, a.value_width(), a.rank, 0, a.value_width()};
+    a.k_b.by_row = a.v_b.by_row = true;
     return {};
   }
   const uint32_t rows = a.heads * (a.nope_dim + a.value_dim);
   a.kv_b = {source.layer(index, "self_attn.kv_b_proj", "attn_kv_b"), rows, a.rank, 0, rows};
+  a.kv_b.by_row = true;
   const formats::TensorEntry* stored = source.manifest->find(a.kv_b.name + ".weight");
   // Scales are per 128 rows, and each head's rows are multiplied on their own.
   if (stored != nullptr && stored->dtype == DType::kF8E4M3 &&

@@ -18,6 +18,7 @@ struct MatrixSource {
   uint32_t row_step = 1;  // Every row_step-th row from row_begin on: 2 where gate and up alternate.
   // Stored as [cols, rows] in each slice of a tensor [slices, cols, rows]; `stored_rows` are those of all slices.
   bool transposed = false;
+  bool by_row = false;  // Its rows are read or multiplied apart, not as a whole.
 };
 
 // `size` floats of a tensor, by its full name.
