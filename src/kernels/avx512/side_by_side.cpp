@@ -28,8 +28,8 @@ MLXF_INLINE __m512i spread(const void* dword) {
 }
 
 // Weights are asked for so many bytes before they are used, line by line as others are: in one go, they would keep what
-// is used next from coming. Three blocks ahead of Q4_K.
-constexpr uint64_t kAhead = 6912;
+// is used next from coming. Two blocks of Q4_K.
+constexpr uint64_t kAhead = 4608;
 MLXF_INLINE void prefetch_ahead(const uint8_t* line) { __builtin_prefetch(line + kAhead, 0, kNonTemporal); }
 
 // A block of the tokens' side, from one of them on.
