@@ -43,6 +43,22 @@ def many_files():
     return hard - 200
 
 
+def open_sockets(process):
+    """What a process has open, connections with their addresses, states and queues."""
+    found = []
+    tables = ["".join(pathlib.Path(f"/proc/{process.pid}/net/{name}").read_text()) for name in ("tcp", "tcp6")]
+    for number in os.listdir(f"/proc/{process.pid}/fd"):
+        try:
+            target = os.readlink(f"/proc/{process.pid}/fd/{number}")
+        except OSError:
+            continue  # It was closed just now.
+        inode = re.fullmatch(r"socket:\[(\d+)\]", target)
+        lines = [line.split()[1:5] for table in tables for line in table.splitlines()
+                 if inode and inode[1] in line.split()]
+        found.append(f"{number} {target} {' '.join(lines[0]) if lines else ''}".rstrip())
+    return found
+
+
 class Leaving(unittest.TestCase):
     """Clients that leave at any moment, in any way, leave nothing behind."""
 
@@ -90,15 +106,25 @@ class Leaving(unittest.TestCase):
                 if index % 100 == 99:
                     slowest = max(slowest, self.await_nothing(server))
             slowest = max(slowest, self.await_nothing(server))
-            deadline = time.monotonic() + 10
-            while open_files(server.process) > files and time.monotonic() < deadline:
-                time.sleep(0.02)
+            ended = self.await_files(server.process, files)
             grown = anonymous_kib(server.process) - memory
-            say(f"{self.COUNT} left: {open_files(server.process) - files} descriptors, {grown} KiB more, "
+            say(f"{self.COUNT} left: their connections ended after {ended:.3f} s, {grown} KiB more, "
                 f"{slowest:.3f} s until the last slot was free")
-            self.assertLessEqual(open_files(server.process), files)
             self.assertLess(grown, 16 << 10, "KiB")
             self.assertEqual(server.json("POST", "/v1/completions", SHORT)[0], 200)
+
+    def await_files(self, process, files):
+        """Until no more than `files` are open, and how long that took; says what lingers."""
+        started = time.monotonic()
+        told = False
+        while (count := open_files(process)) > files:
+            waited = time.monotonic() - started
+            if waited > 5 and not told:
+                say(f"{count} descriptors are open, not {files}: {open_sockets(process)}")
+                told = True
+            self.assertLess(waited, 20, f"{count} descriptors are open, not {files}: {open_sockets(process)}")
+            time.sleep(0.02)
+        return time.monotonic() - started
 
     def await_nothing(self, server):
         """Until nothing waits, runs or is held, and how long that took."""
@@ -156,7 +182,6 @@ class Waiting(unittest.TestCase):
         drained = [threading.Thread(target=read_all, args=(connection,)) for connection in busy]
         for thread in drained:
             thread.start()
-        alone = self.tokens_per_second(5) if LONG_RUN else None
         running = anonymous_kib(self.server.process)
         waiting = []
         for _ in range(count):
@@ -168,8 +193,6 @@ class Waiting(unittest.TestCase):
         self.assertGreaterEqual(self.server.metric("mlx_flash_requests_waiting"), count)
         grown = anonymous_kib(self.server.process) - running
         times = self.health_times(500 if LONG_RUN else 100)
-        if LONG_RUN:
-            say(f"tokens/s of eight streams beside {count}: {self.tokens_per_second(5) / alone:.3f} of those alone")
         for connection in waiting:
             read_until(connection, b": \n\n", 30)
         heard = time.monotonic() - started
@@ -186,6 +209,41 @@ class Waiting(unittest.TestCase):
         for connection in busy + waiting:
             connection.close()
         self.assertTrue(self.server.await_metric("mlx_flash_requests_running", 0, 30))
+
+    @unittest.skipUnless(LONG_RUN, "a measurement: MLXF_LONG=1")
+    def test_a_thousand_that_wait_cost_those_that_run_nothing(self):
+        """Answers get slower as they get longer: alone before and after, and beside those that wait between."""
+        count, seconds = min(1000, self.room), 1.5
+        busy = [self.server.connect() for _ in range(8)]
+        for connection in busy:
+            connection.sendall(post("/v1/completions", {**LONG, "max_tokens": 4000, "stream": True}))
+            read_until(connection, b"data: ")
+        drained = [threading.Thread(target=read_all, args=(connection,)) for connection in busy]
+        for thread in drained:
+            thread.start()
+        before = self.tokens_per_second(seconds)
+        waiting = [self.server.connect() for _ in range(count)]
+        for connection in waiting:
+            connection.sendall(post("/v1/completions", {**SHORT, "stream": True}))
+        for connection in waiting:
+            self.assertIn(b"200 OK", read_until(connection, b"\r\n\r\n"))
+        beside = self.tokens_per_second(seconds)
+        for connection in waiting:
+            connection.close()
+        self.assertTrue(self.server.await_metric("mlx_flash_requests_waiting", 0, 10))
+        after = self.tokens_per_second(seconds)
+        self.assertEqual(self.server.metric("mlx_flash_requests_running"), 8, "some ended: the time was too long")
+        share = beside * (1 / before + 1 / after) / 2
+        say(f"tokens/s of eight streams: {before:.0f} alone, {beside:.0f} beside {count}, {after:.0f} alone again: "
+            f"{share:.3f} of those alone")
+        for connection in busy:
+            connection.shutdown(socket.SHUT_RDWR)
+        for thread in drained:
+            thread.join()
+        for connection in busy:
+            connection.close()
+        self.assertTrue(self.server.await_metric("mlx_flash_requests_running", 0, 30))
+        self.assertGreater(share, 0.9)
 
     def test_who_never_asks_is_dropped(self):
         count = min(2000, self.room)
