@@ -11,6 +11,8 @@ void set_all(int32_t* values, uint32_t count, int32_t value) {
   for (uint32_t i = 0; i < count; ++i) values[i] = value;
 }
 
+int32_t signed_byte(uint8_t byte) { return byte < 128 ? byte : byte - 256; }
+
 // Formats of 32 elements whose nibbles hold element i (low) and i + 16 (high).
 void read_nibbles(const uint8_t* q, Block& block) {
   for (uint32_t i = 0; i < 16; ++i) {
@@ -55,7 +57,7 @@ void read_q5_1(const uint8_t* b, Block& block) {
 
 void read_q8_0(const uint8_t* b, Block& block) {
   block.d = read_f16(b);
-  for (uint32_t i = 0; i < 32; ++i) block.codes[i] = static_cast<int8_t>(b[2 + i]);
+  for (uint32_t i = 0; i < 32; ++i) block.codes[i] = signed_byte(b[2 + i]);
 }
 
 void read_mxfp4(uint8_t exponent, const uint8_t* q, bool sequential, Block& block) {
@@ -137,7 +139,7 @@ void read_q5_k(const uint8_t* b, Block& block) {
 void read_q6_k(const uint8_t* b, Block& block) {
   block.d = read_f16(b + 208);
   for (uint32_t j = 0; j < 16; ++j) {
-    block.scales[j] = static_cast<int8_t>(b[192 + j]);
+    block.scales[j] = signed_byte(b[192 + j]);
     block.minimums[j] = -32 * block.scales[j];
   }
   for (uint32_t k = 0; k < 256; ++k) {
@@ -191,7 +193,7 @@ void read_mlx_affine(const MatrixView& w, uint32_t row, uint32_t index, Block& b
 void read_i8_row(const MatrixView& w, uint32_t row, uint32_t index, Block& block) {
   block.d = read_scale(w.scales + row * w.scale_row_bytes, DType::kF32, index);
   for (uint32_t i = 0; i < 32; ++i)
-    block.codes[i] = static_cast<int8_t>(w.data[row * w.row_bytes + uint64_t{index} * 32 + i]);
+    block.codes[i] = signed_byte(w.data[row * w.row_bytes + uint64_t{index} * 32 + i]);
 }
 
 void (*gguf_reader(WeightFormat format))(const uint8_t*, Block&) {

@@ -28,9 +28,9 @@ inline float read_f16(const uint8_t* bytes) {
 }
 
 // The values of e2m1 (OCP MX) doubled, and the codebook of IQ4_NL and IQ4_XS.
-inline constexpr int8_t kE2m1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-inline constexpr int8_t kIq4Codebook[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                            1,    13,   25,  38,  53,  69,  89,  113};
+inline constexpr int32_t kE2m1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+inline constexpr int32_t kIq4Codebook[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                             1,    13,   25,  38,  53,  69,  89,  113};
 
 // Block `index` of a row whose rows lie side by side (kernels/side_by_side.h), as it was row by row.
 inline constexpr uint32_t kGatheredBytesMax = 210;
