@@ -173,15 +173,20 @@ class Waiting(unittest.TestCase):
         time.sleep(seconds)
         return (self.server.metric("mlx_flash_tokens_generated_total") - before) / (time.monotonic() - started)
 
-    def test_a_thousand_streams_are_cheap_and_hear_that_they_live(self):
-        count = min(1000, self.room)
-        busy = [self.server.connect() for _ in range(8)]  # So that those that run take long enough.
+    def eight_that_run(self):
+        """Long answers in all places, and the threads that read them."""
+        busy = [self.server.connect() for _ in range(8)]
         for connection in busy:
             connection.sendall(post("/v1/completions", {**LONG, "max_tokens": 4000, "stream": True}))
             read_until(connection, b"data: ")
         drained = [threading.Thread(target=read_all, args=(connection,)) for connection in busy]
         for thread in drained:
             thread.start()
+        return busy, drained
+
+    def test_a_thousand_streams_are_cheap_and_hear_that_they_live(self):
+        count = min(1000, self.room)
+        busy, drained = self.eight_that_run()
         running = anonymous_kib(self.server.process)
         waiting = []
         for _ in range(count):
@@ -214,13 +219,7 @@ class Waiting(unittest.TestCase):
     def test_a_thousand_that_wait_cost_those_that_run_nothing(self):
         """Answers get slower as they get longer: alone before and after, and beside those that wait between."""
         count, seconds = min(1000, self.room), 1.5
-        busy = [self.server.connect() for _ in range(8)]
-        for connection in busy:
-            connection.sendall(post("/v1/completions", {**LONG, "max_tokens": 4000, "stream": True}))
-            read_until(connection, b"data: ")
-        drained = [threading.Thread(target=read_all, args=(connection,)) for connection in busy]
-        for thread in drained:
-            thread.start()
+        busy, drained = self.eight_that_run()
         before = self.tokens_per_second(seconds)
         waiting = [self.server.connect() for _ in range(count)]
         for connection in waiting:

@@ -47,6 +47,18 @@ struct GroupTotals {
   __m512 m[kTokensTogether];
 };
 
+// The products of two sub-blocks, each with its scale.
+template <uint32_t T>
+MLXF_INLINE void add_scaled(const __m512i first[T], __m512i first_scale, const __m512i second[T],
+                            __m512i second_scale, __m512i sum[T]) {
+#pragma GCC unroll 8
+  for (uint32_t t = 0; t < T; ++t) {
+    sum[t] = _mm512_add_epi32(sum[t], _mm512_mullo_epi32(first[t], first_scale));
+    sum[t] = _mm512_add_epi32(sum[t], _mm512_mullo_epi32(second[t], second_scale));
+    keep(sum[t]);
+  }
+}
+
 struct Q4K {
   static constexpr uint32_t kBytes = 144 * kRowsSideBySide;
   static constexpr uint32_t kRestBytes = 0;
@@ -99,12 +111,7 @@ struct Q4K {
         high[t] = _mm512_dpbusd_epi32(high[t], second, spread(codes + 32));
       }
     }
-#pragma GCC unroll 8
-    for (uint32_t t = 0; t < T; ++t) {
-      sum[t] = _mm512_add_epi32(sum[t], _mm512_mullo_epi32(low[t], scales[0]));
-      sum[t] = _mm512_add_epi32(sum[t], _mm512_mullo_epi32(high[t], scales[1]));
-      keep(sum[t]);
-    }
+    add_scaled<T>(low, scales[0], high, scales[1], sum);
   }
 
   template <uint32_t T>
@@ -201,12 +208,7 @@ struct Q6K {
         second[t] = _mm512_dpbusd_epi32(second[t], more, spread(at + 64));
       }
     }
-#pragma GCC unroll 8
-    for (uint32_t t = 0; t < T; ++t) {
-      sum[t] = _mm512_add_epi32(sum[t], _mm512_mullo_epi32(first[t], scales[2 * Q + SUB]));
-      sum[t] = _mm512_add_epi32(sum[t], _mm512_mullo_epi32(second[t], scales[2 * Q + SUB + 4]));
-      keep(sum[t]);
-    }
+    add_scaled<T>(first, scales[2 * Q + SUB], second, scales[2 * Q + SUB + 4], sum);
   }
 
   template <uint32_t T>
