@@ -142,7 +142,7 @@ std::unique_ptr<kv::Sequence> Scheduler::sequence_for(const std::optional<Prefix
 
 Result<memory::Reservation> Scheduler::charge(kv::Sequence& sequence, uint64_t bytes) {
   prefixes_.settle();
-  const uint64_t marked = sequence.mark_bytes(sequence.marks());
+  const uint64_t marked = sequence.marked_bytes();
   Result<memory::Reservation> reservation = ledger_.reserve(memory::Tag::kKv, bytes + marked);
   if (reservation) return reservation;
   sequence.unmark_all();
@@ -250,7 +250,7 @@ void Scheduler::collect_restored() {
     // The file may have gone on for long behind what is common.
     const uint64_t needed = engine_.model().sequence_bytes(std::min(
                                 task.limit(), static_cast<uint32_t>(task.tokens.size()) + kGrowPositions)) +
-                            restored.sequence->mark_bytes(restored.sequence->marks());
+                            restored.sequence->marked_bytes();
     if (needed < task.reservation.bytes()) (void)task.reservation.resize(needed);
     give_sequence(task, std::move(restored.sequence));
   }

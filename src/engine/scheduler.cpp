@@ -32,8 +32,6 @@ uint32_t positions_within(const model::Model& model, uint32_t context_max, uint6
   return fits;
 }
 
-uint64_t marked_bytes(const kv::Sequence& sequence) { return sequence.mark_bytes(sequence.marks()); }
-
 }  // namespace
 
 Usage Scheduler::Task::usage() const {
@@ -276,7 +274,7 @@ void Scheduler::mark_prompt(Task& task, uint32_t tokens) {
 // Marks take as much as the rest of the sequence at most.
 void Scheduler::mark(Task& task, uint32_t position) {
   kv::Sequence& sequence = *task.sequence;
-  const uint64_t before = marked_bytes(sequence), bytes = sequence.mark_bytes({&position, 1});
+  const uint64_t before = sequence.marked_bytes(), bytes = sequence.mark_bytes({&position, 1});
   if (before + bytes > engine_.model().sequence_bytes(position)) return;
   const uint64_t wanted = task.reservation.bytes() + bytes;
   if (!task.reservation.resize(wanted) &&
@@ -289,7 +287,7 @@ bool Scheduler::drop_marks() {
   bool dropped = false;
   for (const auto& task : running_) {
     if (task->sequence == nullptr || task->sequence->marks().empty()) continue;
-    const uint64_t bytes = marked_bytes(*task->sequence);
+    const uint64_t bytes = task->sequence->marked_bytes();
     task->sequence->unmark_all();
     (void)task->reservation.resize(task->reservation.bytes() - bytes);
     dropped = true;
@@ -302,7 +300,7 @@ bool Scheduler::make_room(Task& task, uint32_t rows) {
   const model::Model& model = engine_.model();
   const uint32_t positions = task.sequence->length() + rows;
   const uint64_t needed = model.sequence_bytes(positions);
-  uint64_t marked = marked_bytes(*task.sequence);
+  uint64_t marked = task.sequence->marked_bytes();
   if (needed + marked <= task.reservation.bytes()) return true;
   const uint64_t ahead =
       std::max(needed, model.sequence_bytes(std::min(task.limit(), positions + kGrowPositions)));

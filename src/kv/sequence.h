@@ -62,6 +62,8 @@ class Sequence {
   [[nodiscard]] std::span<const uint32_t> marks() const { return marks_.all(); }
   // The most bytes that are held for these marks, beside what is held without.
   [[nodiscard]] uint64_t mark_bytes(std::span<const uint32_t> marks) const;
+  // Those of its own.
+  [[nodiscard]] uint64_t marked_bytes() const { return marks().empty() ? 0 : mark_bytes(marks()); }
 
   // Appends `positions` of pseudo-random contents: a benchmark's long context without its prefill.
   [[nodiscard]] Status fill(uint32_t positions);

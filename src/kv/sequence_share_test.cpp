@@ -381,7 +381,7 @@ TEST_F(Shares, AnyOrderOfStepsLeavesEachWhatItWrote) {
         check(account);
         const Sequence& sequence = *account.sequence;
         ASSERT_LE(sequence.bytes(), Sequence::bytes_max(shapes_, Element::kF16, sequence.length(), 200) +
-                                        sequence.mark_bytes(sequence.marks()));
+                                        sequence.marked_bytes());
       }
       if (HasFatalFailure()) return;
       if (below(20) == 0 && !all.empty()) {
