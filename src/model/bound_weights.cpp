@@ -21,6 +21,7 @@ class Binder {
   [[nodiscard]] bool skips_layer() const { return skips_; }
   [[nodiscard]] bool skips_experts() const { return left_out_.experts; }
 
+  // kFloats: rows may go side by side, but floats are not quantised.
   enum class Keep : uint8_t { kMayConvert, kFloats, kAsStored };
 
   // Declares `source`; `view` receives its rows in finish().
