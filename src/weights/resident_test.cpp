@@ -16,19 +16,12 @@
 #include "kernels/kernel_table.h"
 #include "kernels/side_by_side.h"
 #include "platform/file.h"
+#include "weights/test_matrix.h"
 
 namespace mlxf::weights {
 namespace {
 
 std::string oracle(const std::string& name) { return MLXF_SOURCE_DIR "/tests/data/oracles/" + name; }
-
-std::vector<float> decode(const MatrixView& w) {
-  std::vector<float> values(uint64_t{w.rows} * w.cols);
-  for (uint32_t row = 0; row < w.rows; ++row)
-    kernels::reference_kernels().decode[static_cast<uint32_t>(w.format)](w, row, 0, w.cols,
-                                                                         &values[uint64_t{row} * w.cols]);
-  return values;
-}
 
 TEST(ResidentWeights, HoldsWhatTheFileHolds) {
   const auto manifest = formats::open_model(oracle("llama"));

@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "kernels/kernel_table.h"
+#include "weights/test_matrix.h"
 
 namespace mlxf::weights {
 namespace {
@@ -21,14 +21,6 @@ MatrixView view_of(WeightFormat format, uint32_t rows, uint64_t row_bytes, std::
   w.row_bytes = row_bytes;
   w.data = data.data();
   return w;
-}
-
-std::vector<float> decode(const MatrixView& w) {
-  std::vector<float> values(uint64_t{w.rows} * w.cols);
-  for (uint32_t row = 0; row < w.rows; ++row)
-    kernels::reference_kernels().decode[static_cast<uint32_t>(w.format)](w, row, 0, w.cols,
-                                                                         &values[uint64_t{row} * w.cols]);
-  return values;
 }
 
 TEST(SideBySide, TakesWholeGroupsOfFormatsThatHaveIt) {

@@ -46,16 +46,16 @@ def many_files():
 def open_sockets(process):
     """What a process has open, connections with their addresses, states and queues."""
     found = []
-    tables = ["".join(pathlib.Path(f"/proc/{process.pid}/net/{name}").read_text()) for name in ("tcp", "tcp6")]
+    tables = [pathlib.Path(f"/proc/{process.pid}/net/{name}") for name in ("tcp", "tcp6")]
+    connections = [line.split() for table in tables if table.exists() for line in table.read_text().splitlines()]
     for number in os.listdir(f"/proc/{process.pid}/fd"):
         try:
             target = os.readlink(f"/proc/{process.pid}/fd/{number}")
         except OSError:
             continue  # It was closed just now.
         inode = re.fullmatch(r"socket:\[(\d+)\]", target)
-        lines = [line.split()[1:5] for table in tables for line in table.splitlines()
-                 if inode and inode[1] in line.split()]
-        found.append(f"{number} {target} {' '.join(lines[0]) if lines else ''}".rstrip())
+        own = [fields[1:5] for fields in connections if inode and inode[1] in fields]
+        found.append(f"{number} {target} {' '.join(own[0]) if own else ''}".rstrip())
     return found
 
 

@@ -177,8 +177,7 @@ struct Q6K {
     }
   }
 
-  // Four sub-blocks of a half lie in three runs of four vectors each way. Sub-block SUB of quarters Q and Q + 2: the
-  // low and high nibbles of the same bytes.
+  // Sub-block SUB of quarters Q and Q + 2 of a half: the low and the high nibbles of the same bytes.
   template <uint32_t T, uint32_t Q, uint32_t SUB>
   MLXF_INLINE static void multiply_quarters(const uint8_t* half, const __m512i* scales, const int8_t* with,
                                             uint64_t stride, __m512i sum[T]) {
